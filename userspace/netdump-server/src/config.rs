@@ -11,9 +11,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netdump_vmcore::Format;
-
 use crate::allow::AllowList;
+
+/// Layout of the file that a dump is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// ELF that crash, drgn and gdb take for a kdump.
+    Elf,
+    /// The layout of 2005: one PT_LOAD, which crash takes for a netdump.
+    Netdump,
+}
 
 /// Everything that can be set. Defaults are those of the original where it had the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
