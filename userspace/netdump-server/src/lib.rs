@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The netdump server.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod allow;
+pub mod config;
+pub mod netlog;
+pub mod socket;
