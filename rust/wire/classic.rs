@@ -182,6 +182,27 @@ pub enum Command {
 }
 
 impl Command {
+    /// The command of number `code` with the arguments `from` and `to`; every number has one.
+    pub const fn from_wire(code: u32, from: u32, to: u32) -> Self {
+        match code {
+            0 => Command::None,
+            1 => Command::SendMem(Pfn(from as u64)),
+            2 => Command::Exit,
+            3 => Command::Reboot,
+            4 => Command::Hello,
+            5 => Command::GetNrPages,
+            6 => Command::GetPageSize,
+            7 => Command::StartAck { max_version: from },
+            8 => Command::GetRegs,
+            9 => Command::ShowState,
+            EXT => Command::Ext {
+                item: ItemId::from_wire(from),
+                offset: to,
+            },
+            code => Command::Unknown { code, from, to },
+        }
+    }
+
     /// The number of the command on the wire.
     pub const fn code(self) -> u32 {
         match self {
@@ -269,29 +290,7 @@ impl Request {
 
     /// Gives the fields of `view` their types.
     pub fn from_view(view: &RequestView<'_>) -> Self {
-        let command = match view.command() {
-            0 => Command::None,
-            1 => Command::SendMem(Pfn(u64::from(view.from()))),
-            2 => Command::Exit,
-            3 => Command::Reboot,
-            4 => Command::Hello,
-            5 => Command::GetNrPages,
-            6 => Command::GetPageSize,
-            7 => Command::StartAck {
-                max_version: view.from(),
-            },
-            8 => Command::GetRegs,
-            9 => Command::ShowState,
-            EXT => Command::Ext {
-                item: ItemId::from_wire(view.from()),
-                offset: view.to(),
-            },
-            code => Command::Unknown {
-                code,
-                from: view.from(),
-                to: view.to(),
-            },
-        };
+        let command = Command::from_wire(view.command(), view.from(), view.to());
         Request {
             cookie: view.cookie(),
             nr: view.nr(),

@@ -17,5 +17,19 @@
         clippy::unwrap_used
     )
 )]
+#[path = "../../../rust/engine/mod.rs"]
+pub mod engine;
+
+#[cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 #[path = "../../../rust/wire/mod.rs"]
 pub mod wire;
