@@ -1,2 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! One client's dump as seen by the server.
+//!
+//! [`Session`] is a state machine without I/O and without a clock: datagrams and the time go in,
+//! requests and [`Event`]s come out. The owner of the socket drives it like this:
+//!
+//! ```text
+//! on START_NETDUMP of an unknown client   Session::new
+//! on any datagram of that client          handle
+//! when poll_timeout is reached            handle_timeout
+//! after each of these                     poll_event until None, then poll_transmit until None
+//! ```
+//!
+//! The dialogue, with what the owner has to say in between:
+//!
+//! ```text
+//! START -> ACK, HELLO with a random number
+//!   Event::Proved       the client is there and sees what we send   owner: grant_slot, when there is room
+//! page size, number of pages, registers, NOTES, LOG
+//!   Event::Described    everything that the headers need            owner: storage_ready, or storage_failed
+//! memory
+//!   Event::MemoryDone   all pages were handed over                  owner: stored, once they are safe
+//! VOLATILE, SHOW_STATE, REBOOT or EXIT
+//!   Event::Finished
+//! ```
+//!
+//! While it waits for its owner a session keeps the client's idle timer from ending the dump with HELLOs.
+#![deny(unsafe_code)]
+
+mod event;
+mod params;
+mod session;
+
+pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
+pub use params::{EndWith, Grant, Params};
+pub use session::Session;

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a session tells its owner.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use netdump_core::wire::classic::Start;
+use netdump_core::wire::ext::VolatileRange;
+use netdump_core::wire::Pfn;
+use netdump_vmcore::DumpInfo;
+
+/// The bytes of one page. Give it back with [`Session::recycle`](crate::Session::recycle) to save an allocation.
+pub type PageBuf = Box<[u8]>;
+
+/// Where a dump stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// START_NETDUMP was acknowledged; no HELLO has come back yet.
+    Probe,
+    /// Waiting for `grant_slot`.
+    Waiting,
+    /// Asking for page size, number of pages and registers.
+    Describe,
+    /// Fetching item NOTES.
+    Notes,
+    /// Fetching item LOG.
+    Log,
+    /// Waiting for `storage_ready`.
+    Storage,
+    /// Fetching pages.
+    Memory,
+    /// Fetching item VOLATILE.
+    Volatile,
+    /// The client writes its task listing.
+    ShowState,
+    /// Waiting for `stored`.
+    Store,
+    /// Ordering the client to reboot or to go on.
+    End,
+    /// Nothing more will be sent.
+    Finished,
+}
+
+impl Phase {
+    /// One word for logs and meta data.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Probe => "probe",
+            Phase::Waiting => "waiting",
+            Phase::Describe => "describe",
+            Phase::Notes => "notes",
+            Phase::Log => "log",
+            Phase::Storage => "storage",
+            Phase::Memory => "memory",
+            Phase::Volatile => "volatile",
+            Phase::ShowState => "show-state",
+            Phase::Store => "store",
+            Phase::End => "end",
+            Phase::Finished => "finished",
+        }
+    }
+}
+
+/// Why page frames are not in the dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Absence {
+    /// The client says that there is no readable memory.
+    Reserved,
+    /// The client says that the number is too high.
+    OutOfRange,
+    /// No answer came, although other pages were answered. The dump is incomplete.
+    Unanswered,
+}
+
+/// Why a dump is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The client never answered a HELLO: a forged START_NETDUMP, or no way back to the client.
+    #[error("the client did not answer HELLO")]
+    NotProved,
+    /// The client answered nothing for [`Params::silence`](crate::Params::silence).
+    #[error("the client went silent in phase {}", .0.name())]
+    Silent(Phase),
+    /// The client is in its handshake again: it crashed anew.
+    #[error("the client started another dump")]
+    Restarted,
+    /// The client answered something that no dump can be made of.
+    #[error("the client's answer cannot be used: {0}")]
+    Unusable(&'static str),
+    /// The owner had no room, or could not write.
+    #[error("no storage")]
+    Storage,
+    /// Some pages were never answered.
+    #[error("{0} pages were not answered")]
+    Unanswered(u64),
+    /// The machine has more memory than classic page numbers reach.
+    #[error("{0} pages lie beyond 32-bit page numbers")]
+    BeyondReach(u64),
+    /// No memory was wanted.
+    #[error("log only")]
+    LogOnly,
+    /// It took longer than [`Params::max_duration`](crate::Params::max_duration).
+    #[error("the dump took too long")]
+    TooLong,
+    /// [`Session::cancel`](crate::Session::cancel).
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// How the memory phase ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryEnd {
+    /// `None`: every page was handed over.
+    pub failure: Option<Failure>,
+    /// Pages handed over, each counted once.
+    pub pages: u64,
+}
+
+/// How a dump ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// `None`: the dump is complete.
+    pub failure: Option<Failure>,
+    /// Pages handed over, each counted once.
+    pub pages: u64,
+    /// The task listing was acknowledged by the client.
+    pub show_state: bool,
+    /// The client stopped answering after the last order (or said END).
+    pub obeyed: bool,
+    /// Since START_NETDUMP.
+    pub duration: Duration,
+    /// Time in the memory phase.
+    pub memory_duration: Duration,
+    /// With [`Failure::Restarted`]: the START_NETDUMP that gave it away, to begin the next session with.
+    pub restarted_as: Option<Start>,
+}
+
+/// What happened. Take events with [`Session::poll_event`](crate::Session::poll_event).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Another phase began.
+    Phase(Phase),
+    /// The client answered a HELLO whose number it could not guess. Time for a directory and a slot: `grant_slot`.
+    Proved,
+    /// All that is known beside memory. Create the files, then `storage_ready` or `storage_failed`
+    /// (neither is waited for under [`Grant::LogOnly`](crate::Grant::LogOnly)).
+    Described(Box<DumpInfo>),
+    /// Console text that the client sent by itself (netlog, or the task listing).
+    Netlog {
+        /// Its place in the client's log stream; wraps.
+        offset: u32,
+        /// Raw text.
+        text: Vec<u8>,
+    },
+    /// The kernel log as the client held it when it took over.
+    KernelLog(Vec<u8>),
+    /// One page.
+    Page {
+        /// Its number.
+        pfn: Pfn,
+        /// Its bytes.
+        data: PageBuf,
+        /// It was handed over before, and the first answer is in doubt: write it even if it is all zero.
+        again: bool,
+    },
+    /// These page frames are not in the dump.
+    Absent {
+        /// First to last + 1.
+        pfns: Range<u64>,
+        /// Why.
+        why: Absence,
+    },
+    /// No more pages will come. Finish the file, then `stored`.
+    MemoryDone(MemoryEnd),
+    /// What the client itself changed while it dumped.
+    Volatile(Vec<VolatileRange>),
+    /// The dump is over and the session can be dropped.
+    Finished(Outcome),
+}
+
+/// How far a dump is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Page frames dealt with: handed over, absent or skipped.
+    pub done: u64,
+    /// Page frames to deal with; 0 before that is known.
+    pub total: u64,
+    /// Pages handed over.
+    pub pages: u64,
+    /// Requests not yet answered.
+    pub in_flight: usize,
+    /// Most requests that may be unanswered now.
+    pub window: usize,
+    /// Smoothed time from request to complete answer.
+    pub rtt: Duration,
+}
+
+/// What was sent, received and refused, each by its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // each says what is counted
+pub struct Counters {
+    pub requests: u64,
+    pub datagrams: u64,
+    /// Not a reply, or one whose fields make no sense.
+    pub malformed: u64,
+    /// Its number belongs to no live request: late, or forged.
+    pub unknown_nr: u64,
+    /// Its number is live but asked for something else.
+    pub wrong_code: u64,
+    /// Memory that was there already.
+    pub duplicate_chunks: u64,
+    /// Memory that differs from what came before for the same place: the page is fetched again.
+    pub conflicts: u64,
+    /// REPLY_ERROR that nothing asked for (a duplicate ACK gives one).
+    pub stray_errors: u64,
+    pub starts: u64,
+    /// START_NETDUMP of a client that is in the middle of this dump: late, forged, or a restart.
+    pub doubtful_starts: u64,
+    pub netlog_packets: u64,
+    /// Netlog text dropped because events were not taken.
+    pub netlog_dropped: u64,
+    /// Requests taken for lost because later ones were answered.
+    pub lost_by_order: u64,
+    /// Requests taken for lost because their time was up.
+    pub lost_by_time: u64,
+    /// Requests that were answered after they had been taken for lost.
+    pub spurious: u64,
+}
