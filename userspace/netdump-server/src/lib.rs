@@ -5,5 +5,7 @@
 pub mod admission;
 pub mod allow;
 pub mod config;
+pub mod crashdir;
+pub mod hooks;
 pub mod netlog;
 pub mod socket;
