@@ -613,3 +613,6 @@ fn saturate(value: u64) -> u32 {
 fn add(counter: &mut u64, n: u64) {
     *counter = counter.wrapping_add(n);
 }
+
+#[cfg(test)]
+mod tests;

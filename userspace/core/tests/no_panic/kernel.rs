@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Every entry into the shared code that a module has, as symbols of their own, so that it is all compiled.
+#![no_std]
+
+#[path = "../../../../rust/engine/mod.rs"]
+pub mod engine;
+#[path = "../../../../rust/wire/mod.rs"]
+pub mod wire;
+
+use engine::*;
+use wire::classic::ItemId;
+use wire::ext::{CpuNote, MachineNote, NotesWriter, PhysRange, VolatileRange};
+use wire::{Pfn, PhysAddr};
+
+/// Memory that the compiler knows nothing about.
+pub struct Machine<'a>(&'a mut dyn Target2);
+
+/// [`Target`] behind a table of function pointers.
+pub trait Target2 {
+    fn classify(&mut self, pfn: Pfn) -> PageClass;
+    fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable>;
+    fn regs(&self) -> &[u8];
+    fn item(&mut self, item: ItemId, offset: u32, out: &mut [u8]) -> ItemPart;
+    fn show_state(&mut self, out: &mut [u8]) -> Option<usize>;
+}
+
+impl Target for Machine<'_> {
+    fn classify(&mut self, pfn: Pfn) -> PageClass {
+        self.0.classify(pfn)
+    }
+    fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable> {
+        self.0.read(pfn, offset, out)
+    }
+    fn regs(&self) -> &[u8] {
+        self.0.regs()
+    }
+    fn item(&mut self, item: ItemId, offset: u32, out: &mut [u8]) -> ItemPart {
+        self.0.item(item, offset, out)
+    }
+    fn show_state(&mut self, out: &mut [u8]) -> Option<usize> {
+        self.0.show_state(out)
+    }
+}
+
+#[no_mangle]
+pub fn begin(engine: &mut Engine, config: &Config, now: Time) {
+    engine.begin(*config, now)
+}
+
+#[no_mangle]
+pub fn handle(engine: &mut Engine, now: Time, datagram: &[u8]) {
+    engine.handle(now, datagram)
+}
+
+#[no_mangle]
+pub fn transmit(
+    engine: &mut Engine,
+    now: Time,
+    target: &mut dyn Target2,
+    buf: &mut [u8],
+) -> Option<usize> {
+    engine.transmit(now, &mut Machine(target), buf)
+}
+
+#[no_mangle]
+pub fn poll(engine: &mut Engine, now: Time) -> Option<End> {
+    engine.poll(now)
+}
+
+#[no_mangle]
+pub fn next_deadline(engine: &Engine) -> Option<Time> {
+    engine.next_deadline()
+}
+
+#[no_mangle]
+pub fn notes(
+    buf: &mut [u8],
+    machine: &MachineNote,
+    cpu: &CpuNote<'_>,
+    ranges: &[PhysRange],
+    pairs: &[(&str, &[u8])],
+    paddr: PhysAddr,
+) -> wire::Result<usize> {
+    let mut w = NotesWriter::new(buf);
+    w.machine(machine)?;
+    w.cpu(cpu)?;
+    w.vmcoreinfo(cpu.regs.unwrap_or(&[]))?;
+    w.ranges(ranges)?;
+    w.layout(paddr.0)?;
+    w.identity(pairs)?;
+    w.overlay(paddr, cpu.regs.unwrap_or(&[]))?;
+    Ok(w.len())
+}
+
+#[no_mangle]
+pub fn volatile(buf: &mut [u8], range: PhysRange, label: &str) -> wire::Result<usize> {
+    VolatileRange::new(range, label).emit(buf)
+}
