@@ -167,16 +167,18 @@ async fn run_to_end(command: &mut Command, name: &'static str, client: IpAddr, t
     let output = async {
         tokio::join!(relay(stdout, name, client), relay(stderr, name, client));
     };
-    let end = tokio::time::timeout(timeout, child.wait());
     tokio::pin!(output);
-    tokio::pin!(end);
-    let status = tokio::select! {
-        status = &mut end => {
-            // A script's leftover child must not keep the slot.
-            let _ = tokio::time::timeout(OUTPUT_GRACE, &mut output).await;
-            status
+    let status = {
+        let end = tokio::time::timeout(timeout, child.wait());
+        tokio::pin!(end);
+        tokio::select! {
+            status = &mut end => {
+                // A script's leftover child must not keep the slot.
+                let _ = tokio::time::timeout(OUTPUT_GRACE, &mut output).await;
+                status
+            }
+            () = &mut output => end.await,
         }
-        () = &mut output => end.await,
     };
     match status {
         Ok(status) => {
@@ -194,13 +196,15 @@ async fn run_to_end(command: &mut Command, name: &'static str, client: IpAddr, t
 
 async fn relay(pipe: Option<impl AsyncRead + Unpin>, name: &'static str, client: IpAddr) {
     let Some(pipe) = pipe else { return };
-    let mut lines = BufReader::new(pipe.take(MAX_OUTPUT)).split(b'\n');
-    while let Ok(Some(line)) = lines.next_segment().await {
-        tracing::info!(script = name, %client, "{}", String::from_utf8_lossy(&line).escape_debug());
+    let mut pipe = BufReader::new(pipe.take(MAX_OUTPUT));
+    let mut line = Vec::new();
+    while let Ok(1..) = pipe.read_until(b'\n', &mut line).await {
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        tracing::info!(script = name, %client, "{}", String::from_utf8_lossy(text).escape_debug());
+        line.clear();
     }
     // What is beyond the limit is read and dropped, so that the script does not block.
-    let mut rest = lines.into_inner().into_inner().into_inner();
-    let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+    let _ = tokio::io::copy(&mut pipe.into_inner().into_inner(), &mut tokio::io::sink()).await;
 }
 
 /// Whether the script is there and could have been put there only by root or us.

@@ -9,3 +9,7 @@ pub mod crashdir;
 pub mod hooks;
 pub mod netlog;
 pub mod socket;
+pub mod meta;
+pub mod store;
+pub mod events;
+pub mod logs;

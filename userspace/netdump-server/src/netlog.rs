@@ -88,6 +88,11 @@ impl Stream {
         self.next
     }
 
+    /// Bytes that wait for an earlier packet.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Takes a packet; what is in order now is appended to `out`.
     pub fn push(&mut self, now: Instant, offset: u32, text: &[u8], out: &mut Vec<Piece>) -> Verdict {
         if text.is_empty() {
