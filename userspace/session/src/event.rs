@@ -213,6 +213,8 @@ pub struct Counters {
     pub conflicts: u64,
     /// REPLY_ERROR that nothing asked for (a duplicate ACK gives one).
     pub stray_errors: u64,
+    /// Notes of item NOTES that make no sense.
+    pub refused_notes: u64,
     pub starts: u64,
     /// START_NETDUMP of a client that is in the middle of this dump: late, forged, or a restart.
     pub doubtful_starts: u64,

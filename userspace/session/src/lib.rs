@@ -27,9 +27,21 @@
 //! While it waits for its owner a session keeps the client's idle timer from ending the dump with HELLOs.
 #![deny(unsafe_code)]
 
+mod ask;
+mod closing;
 mod event;
+mod flight;
+mod info;
+mod item;
+mod memory;
+mod number;
 mod params;
+mod phases;
+mod rtt;
 mod session;
+mod tools;
+mod window;
+mod work;
 
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
 pub use params::{EndWith, Grant, Params};

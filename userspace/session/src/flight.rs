@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Requests on their way: which number belongs to what, and which are lost.
+//!
+//! A *unit* is what is wanted (a page, a block of an item); a *transmission* is one request for it, with
+//! a number of its own. Transmissions stand in one queue in the order of sending. The client answers in
+//! that order too, so a transmission is lost when one sent well after it has been answered, or when its
+//! time is up; the oldest open one is always the first to be either. Every operation is O(1) amortized.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use netdump_core::wire::RequestId;
+
+use crate::number::{BuildNumberHasher, Numbers};
+
+/// Answers may overtake each other by so many transmissions before one is taken for lost; grows when that was wrong.
+const INITIAL_REORDER: u64 = 8;
+const MAX_REORDER: u64 = 128;
+
+/// A number that the client may answer to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Live {
+    /// What was asked for.
+    pub(crate) unit: u32,
+    /// Place among all transmissions.
+    pub(crate) seq: u64,
+    /// When it was sent.
+    pub(crate) at: Instant,
+    /// Neither answered nor lost.
+    open: bool,
+    /// Why it was taken for lost, until an answer proves that wrong.
+    lost: Option<Cause>,
+}
+
+/// Why a transmission is taken for lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Later ones were answered.
+    Order,
+    /// No answer in time.
+    Time,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    seq: u64,
+    nr: RequestId,
+}
+
+/// All live numbers of the present phase.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    live: HashMap<u32, Live, BuildNumberHasher>,
+    order: VecDeque<Sent>,
+    open: usize,
+    next_seq: u64,
+    newest_answered: u64,
+    reorder: u64,
+}
+
+impl Flight {
+    pub(crate) fn new() -> Self {
+        Flight {
+            live: HashMap::default(),
+            order: VecDeque::new(),
+            open: 0,
+            next_seq: 1,
+            newest_answered: 0,
+            reorder: INITIAL_REORDER,
+        }
+    }
+
+    /// Transmissions that are neither answered nor lost.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Number of the next transmission.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// A transmission for `unit` leaves now.
+    pub(crate) fn send(&mut self, now: Instant, unit: u32, numbers: &mut Numbers) -> RequestId {
+        let mut nr = numbers.next();
+        while self.live.contains_key(&nr.0) {
+            nr = numbers.next();
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.live.insert(nr.0, Live { unit, seq, at: now, open: true, lost: None });
+        self.order.push_back(Sent { seq, nr });
+        self.open += 1;
+        nr
+    }
+
+    /// What a number stands for, if it is live.
+    pub(crate) fn get(&self, nr: RequestId) -> Option<Live> {
+        self.live.get(&nr.0).copied()
+    }
+
+    /// The first or a further answer to `nr` came. Whether `nr` had been taken for lost, wrongly.
+    pub(crate) fn saw(&mut self, nr: RequestId) -> bool {
+        let Some(live) = self.live.get_mut(&nr.0) else { return false };
+        self.newest_answered = self.newest_answered.max(live.seq);
+        let lost = live.lost.take();
+        if lost == Some(Cause::Order) {
+            self.reorder = (self.reorder * 2).min(MAX_REORDER);
+        }
+        lost.is_some()
+    }
+
+    /// Nothing more is expected for `nr`, but late copies are still known.
+    pub(crate) fn settle(&mut self, nr: RequestId) {
+        if let Some(live) = self.live.get_mut(&nr.0) {
+            if live.open {
+                live.open = false;
+                self.open -= 1;
+            }
+        }
+        self.trim();
+    }
+
+    /// Answers to `nr` are unknown from now on.
+    pub(crate) fn forget(&mut self, nr: RequestId) {
+        if let Some(live) = self.live.remove(&nr.0) {
+            if live.open {
+                self.open -= 1;
+            }
+        }
+        self.trim();
+    }
+
+    /// Drops what is no longer open from the front of the queue.
+    fn trim(&mut self) {
+        while let Some(front) = self.order.front() {
+            match self.live.get(&front.nr.0) {
+                Some(live) if live.open && live.seq == front.seq => break,
+                _ => self.order.pop_front(),
+            };
+        }
+    }
+
+    /// The oldest open transmission, if it must be taken for lost; it then is. Ask until `None`.
+    ///
+    /// With a small `window` there are not many later answers to be had, so fewer have to do.
+    pub(crate) fn take_lost(&mut self, now: Instant, wait: Duration, window: usize) -> Option<(u32, Cause)> {
+        let front = self.order.front()?;
+        let live = self.live.get_mut(&front.nr.0)?;
+        let overtaken = self.reorder.min(window.max(6) as u64 / 2);
+        let cause = if self.newest_answered >= live.seq.saturating_add(overtaken) {
+            Cause::Order
+        } else if now >= live.at + wait {
+            Cause::Time
+        } else {
+            return None;
+        };
+        live.open = false;
+        live.lost = Some(cause);
+        let unit = live.unit;
+        self.open -= 1;
+        self.trim();
+        Some((unit, cause))
+    }
+
+    /// When the oldest open transmission times out.
+    pub(crate) fn deadline(&self, wait: Duration) -> Option<Instant> {
+        let front = self.order.front()?;
+        Some(self.live.get(&front.nr.0)?.at + wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(100);
+
+    struct Test {
+        flight: Flight,
+        numbers: Numbers,
+        now: Instant,
+    }
+
+    impl Test {
+        fn new() -> Self {
+            Test { flight: Flight::new(), numbers: Numbers::new([7; 32]), now: Instant::now() }
+        }
+
+        fn send(&mut self, unit: u32) -> RequestId {
+            self.flight.send(self.now, unit, &mut self.numbers)
+        }
+
+        fn answer(&mut self, nr: RequestId) {
+            assert!(!self.flight.saw(nr));
+            self.flight.settle(nr);
+        }
+    }
+
+    #[test]
+    fn time_takes_the_oldest_first() {
+        let mut t = Test::new();
+        let first = t.send(1);
+        t.now += Duration::from_millis(10);
+        t.send(2);
+        assert_eq!(t.flight.deadline(WAIT), Some(t.now + Duration::from_millis(90)));
+        let late = t.now + Duration::from_millis(95);
+        assert_eq!(t.flight.take_lost(late, WAIT, 64), Some((1, Cause::Time)));
+        assert_eq!(t.flight.take_lost(late, WAIT, 64), None);
+        assert_eq!(t.flight.open(), 1);
+        // A late answer is still known.
+        assert!(t.flight.get(first).is_some());
+        assert!(t.flight.saw(first));
+    }
+
+    #[test]
+    fn order_takes_what_was_overtaken_by_far() {
+        let mut t = Test::new();
+        let nrs: Vec<_> = (0..20).map(|unit| t.send(unit)).collect();
+        t.answer(nrs[7]);
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
+        t.answer(nrs[9]);
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((0, Cause::Order)));
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((1, Cause::Order)));
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
+        assert_eq!(t.flight.open(), 16);
+        assert!(t.flight.saw(nrs[0])); // too early: from now on 16 must have overtaken
+        assert!(!t.flight.saw(nrs[0]));
+        t.answer(nrs[19]);
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((2, Cause::Order)));
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((3, Cause::Order)));
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
+        assert_eq!(t.flight.take_lost(t.now, WAIT, 2), Some((4, Cause::Order)));
+    }
+
+    #[test]
+    fn settled_and_forgotten_numbers_time_out_no_more() {
+        let mut t = Test::new();
+        let (a, b) = (t.send(1), t.send(2));
+        t.answer(a);
+        t.flight.forget(b);
+        assert_eq!(t.flight.open(), 0);
+        assert_eq!(t.flight.deadline(WAIT), None);
+        assert!(t.flight.get(a).is_some());
+        assert!(t.flight.get(b).is_none());
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What every phase works with: numbers, measurements, counters and the events that wait for the owner.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::event::{Absence, Counters, Event};
+use crate::number::Numbers;
+use crate::rtt::Rtt;
+use crate::window::Window;
+
+/// Shared by all phases of one session.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) numbers: Numbers,
+    pub(crate) rtt: Rtt,
+    pub(crate) window: Window,
+    pub(crate) counters: Counters,
+    pub(crate) events: Events,
+}
+
+impl Tools {
+    pub(crate) fn new(seed: [u8; 32], max_window: usize) -> Self {
+        Tools {
+            numbers: Numbers::new(seed),
+            rtt: Rtt::default(),
+            window: Window::new(max_window),
+            counters: Counters::default(),
+            events: Events::default(),
+        }
+    }
+}
+
+/// Events that were not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    queue: VecDeque<Event>,
+    pages: usize,
+    netlog: usize,
+}
+
+impl Events {
+    pub(crate) fn push(&mut self, event: Event) {
+        match event {
+            Event::Page { .. } => self.pages += 1,
+            Event::Netlog { .. } => self.netlog += 1,
+            _ => {}
+        }
+        self.queue.push_back(event);
+    }
+
+    /// Page frames that are not in the dump; they are added to the last event if they continue it.
+    pub(crate) fn push_absent(&mut self, pfns: Range<u64>, why: Absence) {
+        if let Some(Event::Absent { pfns: last, why: last_why }) = self.queue.back_mut() {
+            if last.end == pfns.start && *last_why == why {
+                last.end = pfns.end;
+                return;
+            }
+        }
+        self.push(Event::Absent { pfns, why });
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        let event = self.queue.pop_front()?;
+        match event {
+            Event::Page { .. } => self.pages -= 1,
+            Event::Netlog { .. } => self.netlog -= 1,
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Page events.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Netlog events.
+    pub(crate) fn netlog(&self) -> usize {
+        self.netlog
+    }
+}
