@@ -10,6 +10,8 @@
 pub mod classic;
 mod cursor;
 pub mod ext;
+pub mod frame;
+pub mod target;
 
 use core::fmt;
 

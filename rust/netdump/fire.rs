@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Firing: what happens in a panic. Everything here is panic path: it allocates nothing, sleeps nowhere, and every
+//! wait ends by a clock that runs. It ends in what the administrator configured.
+
+use super::arm::PLAN;
+use super::engine::{self, End, Engine, ItemPart, PageClass, Target, Time, Unreadable};
+use super::notes;
+use super::plan::{Plan, Text};
+use super::settings::Reboot;
+use super::sys::clock::{self, Clock};
+use super::sys::memory::MemoryMap;
+use super::sys::nic::Nic;
+use super::sys::regs::{Regs, SegmentBases};
+use super::sys::system::{self, SoftirqContext};
+use super::sys::tasks::TaskListing;
+use super::sys::tx::Checksum;
+use super::sys::volatile::{Changed, ENTRY_LEN};
+use super::sys::{kmsg, notifier};
+use super::wire::classic::{ItemId, Machine};
+use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, Path, UdpChecksum, UdpHeaders};
+use super::wire::Pfn;
+use core::ffi::CStr;
+use kernel::prelude::*;
+
+/// Frames sent in one go before looking for requests again, and before the NIC is told at the latest.
+const BURST: usize = 64;
+/// Turns without progress after which a transmitter counts as stalled.
+const STALLED: u32 = 8;
+/// The network forgets who does not speak: say who we are this often, in nanoseconds.
+const ANNOUNCE: u64 = 20_000_000_000;
+/// How often the watchdogs are told that we live, in nanoseconds.
+const TOUCH: u64 = 1_000_000_000;
+/// Between the server's order and the restart (the original's value), in microseconds.
+const REBOOT_DELAY: u32 = 3_000_000;
+
+/// Before the other CPUs are stopped: bring the NIC to rest.
+pub fn before_stop() {
+    if let Some(mut plan) = PLAN.enter() {
+        plan.online.read();
+        plan.nic.quiesce();
+    }
+}
+
+/// The panic notifier.
+pub fn on_panic(message: &CStr) {
+    let Some(mut plan) = PLAN.enter() else {
+        if PLAN.is_entered() {
+            pr_emerg!("fault while dumping, giving up\n");
+        } else {
+            pr_emerg!("not armed, no dump\n");
+        }
+        return;
+    };
+    // A second panic after the dump, or a plan whose stack is in use: neither is dumped again.
+    let Some(mut stack) = plan.stack.take() else { return };
+    let mut end = None;
+    plan.changed.range(stack.range(), "stack");
+    stack.run(&mut |regs| end = Some(dump(&mut plan, regs, message)));
+    // The stack is memory that cannot be freed here.
+    core::mem::forget(stack);
+    match end {
+        Some(Outcome::Ended(End::Reboot)) if plan.settings.reboot == Reboot::Server => restart(),
+        Some(Outcome::Ended(end)) => pr_emerg!("netdump ends: {}\n", format_args!("{}", Why(end))),
+        Some(Outcome::NoNic) | None => pr_emerg!("the network device cannot be used, no dump\n"),
+    }
+}
+
+fn restart() -> ! {
+    pr_emerg!("rebooting in 3 seconds.\n");
+    for _ in 0..REBOOT_DELAY / 100_000 {
+        clock::spin_us(100_000);
+        system::touch_watchdogs();
+    }
+    system::restart()
+}
+
+enum Outcome {
+    /// The dump began, and ended like this.
+    Ended(End),
+    /// Nothing could be sent or received.
+    NoNic,
+}
+
+struct Why(End);
+
+impl core::fmt::Display for Why {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self.0 {
+            End::Reboot => "the server has all and lets the machine restart",
+            End::Exit => "the server lets the machine go on",
+            End::Refused => "the server cannot handle this machine",
+            End::HandshakeTimeout => "no server answered (handshake_timeout)",
+            End::IdleTimeout => "the server has gone silent (idle_timeout)",
+            End::TotalTimeout => "it took too long (total_timeout)",
+        })
+    }
+}
+
+/// The whole dump, on a stack of its own.
+fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
+    let (task, pid) = system::current_task();
+    // If an oops led here, what it found is nearer to the cause than where we stand.
+    plan.regs = notifier::oops_regs().unwrap_or(*regs).gregset(SegmentBases::read());
+    let context = SoftirqContext::enter(&mut plan.bpf);
+    let Some(taken) = plan.nic.take_over() else {
+        plan.nic.give_back();
+        drop(context);
+        return Outcome::NoNic;
+    };
+    if taken.dirty > 0 {
+        pr_emerg!("{} of the network device's queues cannot be used\n", taken.dirty);
+    }
+    notes::write(plan, message.to_bytes(), task, pid);
+    pr_emerg!("< netdump activated - performing handshake with the server. >\n");
+    plan.log.len = kmsg::newest(&mut plan.log.bytes);
+    report(plan);
+
+    let mut clock = Clock::start();
+    plan.engine.begin(
+        engine::Config {
+            cookie: plan.settings.cookie,
+            machine: Machine::X86_64,
+            task_struct: task,
+            page_offset: plan.layout.page_offset,
+            page_size: 4096,
+            nr_pages: plan.memory.frames(),
+            total_ram_pages: super::sys::memory::total_pages(),
+            log_offset: 0,
+            handshake_timeout: plan.settings.handshake_timeout,
+            idle_timeout: plan.settings.idle_timeout,
+            total_timeout: plan.settings.total_timeout,
+        },
+        Time(clock.now()),
+    );
+    let end = serve(plan, &mut clock);
+    plan.nic.give_back();
+    drop(context);
+    summary(plan, clock.now());
+    Outcome::Ended(end)
+}
+
+/// Notes what will change from now on, before the first page is read.
+fn report(plan: &mut Plan) {
+    let Plan { nic, changed, .. } = plan;
+    nic.report(changed);
+    changed.itself("state");
+    let place: *const Plan = &*plan;
+    // The plan itself: engine, counters, buffers.
+    plan.changed.place(place, "state");
+    system::report(&mut plan.changed);
+}
+
+/// Answers the server until the engine says that it is over.
+fn serve(plan: &mut Plan, clock: &mut Clock) -> End {
+    let Plan { nic, path, headers, offload, memory, engine, regs, notes, log, changed, frozen, frame, .. } = plan;
+    let mut link = Link { path, headers, offload: *offload, ident: 0, answer: None };
+    let mut target = Machinery { memory, regs, notes, log, changed, frozen, listing: None };
+    let mut announced = clock.now();
+    let mut touched = announced;
+    let mut stalled = 0;
+    let mut serving = false;
+    loop {
+        nic.poll();
+        let now = Time(clock.now());
+        while let Some(received) = nic.receive() {
+            received.report(target.changed);
+            let len = received.copy_to(frame);
+            let checksum =
+                if received.checksum_trusted() { UdpChecksum::Trusted } else { UdpChecksum::Verify };
+            drop(received);
+            link.take(engine, now, frame.get(..len).unwrap_or(&[]), checksum);
+        }
+        if send_burst(nic, &mut link, engine, &mut target, now) {
+            stalled = 0;
+        } else {
+            stalled += 1;
+            if stalled % STALLED == 0 {
+                nic.unstall();
+            }
+        }
+        if let Some(end) = engine.poll(now) {
+            drain(nic, clock);
+            return end;
+        }
+        if !serving && matches!(engine.state(), engine::State::Serving(_)) {
+            serving = true;
+            pr_emerg!("< handshake completed - listening for dump requests. >\n");
+        }
+        if now.0.saturating_sub(announced) > ANNOUNCE {
+            announced = now.0;
+            link.announce();
+        }
+        if now.0.saturating_sub(touched) > TOUCH {
+            touched = now.0;
+            system::touch_watchdogs();
+        }
+    }
+}
+
+/// Sends what is due. False if the transmitter is stuck on something.
+fn send_burst(nic: &mut Nic, link: &mut Link<'_>, engine: &mut Engine, target: &mut Machinery<'_>, now: Time) -> bool {
+    for step in 1..=BURST {
+        let sender = nic.sender();
+        if !sender.flush(false) {
+            return false;
+        }
+        let Some(mut slot) = sender.free() else { return false };
+        let Some(written) = link.write(engine, target, now, slot.frame()) else { return true };
+        slot.commit(written.len, written.ip, written.udp, link.path.local.is_ipv6(), written.checksum);
+        // "More" keeps the NIC waiting: only if another frame follows at once, whatever happens.
+        let more = step < BURST && engine.pending() > 0 && sender.has_free();
+        if !sender.flush(more) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The last frame may still wait for the driver.
+fn drain(nic: &mut Nic, clock: &mut Clock) {
+    const LIMIT: u64 = 10_000_000;
+    let until = clock.now().saturating_add(LIMIT);
+    while !nic.sender().flush(false) && clock.now() < until {
+        nic.unstall();
+    }
+}
+
+/// Our end of the network.
+struct Link<'a> {
+    path: &'a Path,
+    headers: &'a UdpHeaders,
+    offload: bool,
+    ident: u16,
+    /// Whom to tell our Ethernet address.
+    answer: Option<NeighbourQuery>,
+}
+
+struct Written {
+    len: usize,
+    ip: usize,
+    udp: usize,
+    checksum: Checksum,
+}
+
+impl Link<'_> {
+    /// Looks at a frame: requests of the server go to the engine, questions for our address are answered.
+    fn take(&mut self, engine: &mut Engine, now: Time, frame: &[u8], checksum: UdpChecksum) {
+        match frame::parse(frame, checksum) {
+            Ok(Frame::Udp(udp)) => {
+                // The source port is not looked at, as in the original: the cookie is what counts.
+                let ours = udp.dst == self.path.local && udp.dst_port == self.path.local_port;
+                if ours && udp.src == self.path.peer {
+                    engine.handle(now, udp.payload);
+                }
+            }
+            Ok(Frame::NeighbourQuery(query)) if query.target == self.path.local => self.answer = Some(query),
+            // Everybody else's traffic.
+            Ok(Frame::NeighbourQuery(_)) | Err(_) => {}
+        }
+    }
+
+    /// Says who we are to everybody.
+    fn announce(&mut self) {
+        let unasked = match self.path.local {
+            core::net::IpAddr::V4(_) => self.path.local,
+            core::net::IpAddr::V6(_) => core::net::IpAddr::V6(core::net::Ipv6Addr::UNSPECIFIED),
+        };
+        self.answer = Some(NeighbourQuery { asker_mac: MacAddr::BROADCAST, asker: unasked, target: self.path.local });
+    }
+
+    /// Writes the next frame that is due. None if there is none.
+    fn write(&mut self, engine: &mut Engine, target: &mut Machinery<'_>, now: Time, frame: &mut [u8]) -> Option<Written> {
+        if let Some(query) = self.answer.take() {
+            let reply = NeighbourReply { query, local_mac: self.path.local_mac, vlan: self.path.vlan };
+            if let Some(len) = reply.emit(frame) {
+                return Some(Written { len, ip: frame::ETH_HEADER_LEN, udp: frame::ETH_HEADER_LEN, checksum: Checksum::Done });
+            }
+        }
+        let payload = frame.get_mut(self.path.headers_len()..)?;
+        let payload_len = engine.transmit(now, target, payload)?;
+        self.ident = self.ident.wrapping_add(1);
+        let fill = if self.offload { Fill::Offload } else { Fill::Full };
+        let emitted = self.headers.emit(frame, payload_len, self.ident, fill)?;
+        let checksum = if self.offload { Checksum::Offload(emitted.udp) } else { Checksum::Done };
+        let mut len = emitted.len;
+        if let Some(pad) = frame.get_mut(len..frame::MIN_FRAME_LEN) {
+            pad.fill(0);
+            len = frame::MIN_FRAME_LEN;
+        }
+        Some(Written { len, ip: emitted.ip, udp: emitted.udp, checksum })
+    }
+}
+
+/// The machine as the engine sees it.
+struct Machinery<'a> {
+    memory: &'a MemoryMap,
+    regs: &'a [u8],
+    notes: &'a Text,
+    log: &'a Text,
+    changed: &'a mut Changed,
+    frozen: &'a mut Option<usize>,
+    listing: Option<TaskListing>,
+}
+
+impl Target for Machinery<'_> {
+    fn classify(&mut self, pfn: Pfn) -> PageClass {
+        match self.memory.classify(pfn.0) {
+            Ok(()) => PageClass::Ram,
+            Err(next) => PageClass::Hole { next: next.map(Pfn) },
+        }
+    }
+
+    fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable> {
+        self.memory.copy(pfn.0, offset as usize, out).map_err(|_| Unreadable)
+    }
+
+    fn regs(&self) -> &[u8] {
+        self.regs
+    }
+
+    fn item(&mut self, item: ItemId, offset: u32, out: &mut [u8]) -> ItemPart {
+        match item {
+            ItemId::Notes => part_of(self.notes.get(), offset, out),
+            ItemId::Log => part_of(self.log.get(), offset, out),
+            ItemId::Volatile => self.changed_part(offset as usize, out),
+            ItemId::Unknown(_) => ItemPart::default(),
+        }
+    }
+
+    fn show_state(&mut self, out: &mut [u8]) -> Option<usize> {
+        self.listing.get_or_insert_with(TaskListing::begin).next_line(out)
+    }
+}
+
+fn part_of(whole: &[u8], offset: u32, out: &mut [u8]) -> ItemPart {
+    let left = whole.get(offset as usize..).unwrap_or(&[]);
+    let mut written = 0;
+    for (to, from) in out.iter_mut().zip(left) {
+        *to = *from;
+        written += 1;
+    }
+    ItemPart { total: whole.len() as u32, written }
+}
+
+impl Machinery<'_> {
+    fn changed_part(&mut self, offset: usize, out: &mut [u8]) -> ItemPart {
+        if offset == 0 && self.frozen.is_none() {
+            *self.frozen = Some(self.changed.len());
+        }
+        let total = self.frozen.unwrap_or(0).saturating_mul(ENTRY_LEN);
+        let mut written = 0;
+        while let Some(to) = out.get_mut(written) {
+            let at = offset.saturating_add(written);
+            if at >= total {
+                break;
+            }
+            let Some(entry) = self.changed.entry(at / ENTRY_LEN) else { break };
+            *to = entry.get(at % ENTRY_LEN).copied().unwrap_or(0);
+            written += 1;
+        }
+        ItemPart { total: total as u32, written }
+    }
+}
+
+fn summary(plan: &mut Plan, elapsed: u64) {
+    let counters = plan.engine.counters();
+    pr_emerg!(
+        "{} pages ({} not readable) in {} ms, {} requests ({} refused), {} frames dropped\n",
+        counters.pages,
+        counters.reserved,
+        elapsed / 1_000_000,
+        counters.received,
+        counters.bad_cookie + counters.short,
+        plan.nic.dropped()
+    );
+}

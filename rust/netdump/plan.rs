@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Everything that a dump needs, made while the machine is well.
+
+use super::engine::Engine;
+use super::settings::Settings;
+use super::sys::memory::{self, Layout, MemoryMap, OnlineCpus};
+use super::sys::nic::{Nic, NotUsable};
+use super::sys::regs::GREGSET_LEN;
+use super::sys::stack::Stack;
+use super::sys::system::{self, BpfContext};
+use super::sys::volatile::Changed;
+use super::wire::classic::MAX_REPLY_LEN;
+use super::wire::ext::PhysRange;
+use super::wire::frame::{Path, UdpHeaders, MAX_HEADERS_LEN};
+use super::wire::PhysAddr;
+use kernel::prelude::*;
+
+/// Bytes of kernel log that go with a dump.
+const LOG_LEN: usize = 256 * 1024;
+/// Longest frame that is sent.
+const FRAME_LEN: usize = MAX_HEADERS_LEN + MAX_REPLY_LEN;
+
+/// What the panic path reads and writes; one exists while the module is armed.
+pub struct Plan {
+    pub settings: Settings,
+    pub nic: Nic,
+    pub path: Path,
+    pub headers: UdpHeaders,
+    /// The NIC computes UDP checksums.
+    pub offload: bool,
+    pub memory: MemoryMap,
+    /// The same ranges in the form of the notes.
+    pub ranges: KVec<PhysRange>,
+    pub layout: Layout,
+    pub vmcoreinfo: KVec<u8>,
+    pub online: OnlineCpus,
+    pub engine: Engine,
+    pub bpf: BpfContext,
+    /// None while the dump runs on it.
+    pub stack: Option<Stack>,
+    /// Registers of the panicking CPU.
+    pub regs: [u8; GREGSET_LEN],
+    pub notes: Text,
+    pub log: Text,
+    pub changed: Changed,
+    /// Entries of `changed` that the server was told of.
+    pub frozen: Option<usize>,
+    /// The start of a received frame.
+    pub frame: [u8; 256],
+}
+
+/// A buffer that is filled at the take-over.
+pub struct Text {
+    pub bytes: KVVec<u8>,
+    pub len: usize,
+}
+
+impl Text {
+    fn with_room(room: usize) -> Result<Self> {
+        Ok(Self { bytes: KVVec::from_elem(0, room, GFP_KERNEL)?, len: 0 })
+    }
+
+    /// What has been filled in.
+    pub fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+impl Plan {
+    /// Makes the plan for device `ifindex` and the given path. Process context; sleeps.
+    pub fn new(settings: Settings, ifindex: i32, path: Path) -> Result<KBox<Self>, NotUsable> {
+        let mut nic = Nic::arm(ifindex, FRAME_LEN)?;
+        let offload = nic.sender().offloads_checksum(path.local.is_ipv6());
+        Self::with(settings, nic, path, offload).map_err(|_| NotUsable::NoMemory)
+    }
+
+    fn with(settings: Settings, nic: Nic, path: Path, offload: bool) -> Result<KBox<Self>> {
+        let memory = MemoryMap::read()?;
+        let mut ranges = KVec::with_capacity(memory.ranges().len(), GFP_KERNEL)?;
+        for range in memory.ranges() {
+            ranges.push(PhysRange { start: PhysAddr(range.start), end: PhysAddr(range.end) }, GFP_KERNEL)?;
+        }
+        let vmcoreinfo = memory::vmcoreinfo()?;
+        let notes = super::notes::room(system::cpus_possible() as usize, ranges.len(), vmcoreinfo.len());
+        Ok(KBox::new(
+            Self {
+                settings,
+                nic,
+                path,
+                headers: UdpHeaders::new(path),
+                offload,
+                memory,
+                ranges,
+                layout: memory::layout(),
+                vmcoreinfo,
+                online: OnlineCpus::empty(),
+                engine: Engine::new(),
+                bpf: BpfContext::new(),
+                stack: Some(Stack::new()?),
+                regs: [0; GREGSET_LEN],
+                notes: Text::with_room(notes)?,
+                log: Text::with_room(LOG_LEN)?,
+                changed: Changed::new()?,
+                frozen: None,
+                frame: [0; 256],
+            },
+            GFP_KERNEL,
+        )?)
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The module's parameters, checked.
+
+use super::sys::params;
+use super::wire::target::{Target, TargetError};
+use super::wire::Cookie;
+use kernel::prelude::*;
+
+/// Port of both ends where none is given.
+pub const DEFAULT_PORT: u16 = 6666;
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Who restarts the machine after a complete dump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reboot {
+    /// This module, when the server orders it (the original's contract).
+    Server,
+    /// The kernel, as `kernel.panic` says.
+    Kernel,
+}
+
+/// What the administrator wants.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// Where to send to, and what of the way there is fixed.
+    pub target: Target<'static>,
+    /// The secret of every request.
+    pub cookie: Cookie,
+    /// After a complete dump.
+    pub reboot: Reboot,
+    /// Nanoseconds; 0 is no limit.
+    pub handshake_timeout: u64,
+    /// Nanoseconds; 0 is no limit.
+    pub idle_timeout: u64,
+    /// Nanoseconds; 0 is no limit.
+    pub total_timeout: u64,
+}
+
+impl Settings {
+    /// Reads the parameters; what is wrong with them is printed.
+    pub fn from_parameters() -> Result<Self> {
+        let Some(given) = params::get() else {
+            pr_err!("a parameter is not plain text\n");
+            return Err(EINVAL);
+        };
+        if given.netdump.is_empty() {
+            pr_err!("not configured: netdump=[port]@[ip]/[dev],[port]@<server ip>/[mac] is missing\n");
+            return Err(EINVAL);
+        }
+        let target = Target::parse(given.netdump).map_err(|error: TargetError| {
+            pr_err!("netdump={}: {}\n", given.netdump, format_args!("{error}"));
+            EINVAL
+        })?;
+        let reboot = match given.reboot.trim_end() {
+            "server" => Reboot::Server,
+            "kernel" => Reboot::Kernel,
+            other => {
+                pr_err!("reboot={other}: neither 'server' nor 'kernel'\n");
+                return Err(EINVAL);
+            }
+        };
+        if given.cookie == 0 {
+            pr_warn!("no cookie (magic1=, magic2=): anybody who can send from the server's address can have this machine's memory\n");
+        }
+        let nanoseconds = |seconds: u32| u64::from(seconds).saturating_mul(NANOSECONDS);
+        Ok(Self {
+            target,
+            cookie: Cookie::new(given.cookie),
+            reboot,
+            handshake_timeout: nanoseconds(given.handshake_timeout),
+            idle_timeout: nanoseconds(given.idle_timeout),
+            total_timeout: nanoseconds(given.total_timeout),
+        })
+    }
+}

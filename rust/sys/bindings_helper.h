@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What bindgen reads to make bindings.rs, and what helpers.c stands on: the kernel headers of every facility that
+ * rust/sys wraps, and the prototypes of the helpers for inline functions and macros. bindgen_parameters says which
+ * names come out at the other end.
+ */
+#ifndef NETDUMP_BINDINGS_HELPER_H
+#define NETDUMP_BINDINGS_HELPER_H
+
+#include <linux/atomic.h>
+#include <linux/console.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/elf.h>
+#include <linux/etherdevice.h>
+#include <linux/filter.h>
+#include <linux/if_vlan.h>
+#include <linux/inetdevice.h>
+#include <linux/ioport.h>
+#include <linux/irq.h>
+#include <linux/irqdesc.h>
+#include <linux/interrupt.h>
+#include <linux/kdebug.h>
+#include <linux/kexec.h>
+#include <linux/kmsg_dump.h>
+#include <linux/memory.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/netdevice.h>
+#include <linux/netpoll.h>
+#include <linux/nmi.h>
+#include <linux/notifier.h>
+#include <linux/page-flags.h>
+#include <linux/panic.h>
+#include <linux/panic_notifier.h>
+#include <linux/rcupdate.h>
+#include <linux/reboot.h>
+#include <linux/rtnetlink.h>
+#include <linux/sched.h>
+#include <linux/sched/debug.h>
+#include <linux/sched/signal.h>
+#include <linux/skbuff.h>
+#include <linux/smp.h>
+#include <linux/timekeeping.h>
+#include <linux/uaccess.h>
+#include <linux/utsname.h>
+#include <linux/vmalloc.h>
+#include <linux/vmcore_info.h>
+#include <linux/workqueue.h>
+#include <net/addrconf.h>
+#include <net/arp.h>
+#include <net/gro.h>
+#include <net/hotdata.h>
+#include <net/ip6_route.h>
+#include <net/ndisc.h>
+#include <net/neighbour.h>
+#include <net/netdev_rx_queue.h>
+#include <net/netevent.h>
+#include <net/route.h>
+#include <asm/apic.h>
+#include <asm/fsgsbase.h>
+#include <asm/irq_stack.h>
+#include <asm/kexec.h>
+#include <asm/msr.h>
+#include <asm/nmi.h>
+#include <asm/page_64.h>
+#include <asm/smp.h>
+#include <asm/unwind.h>
+
+/* Panic context: registers, stacks, preemption. */
+void nd_call_on_stack(void *top, struct pt_regs *regs, void *arg);
+void nd_on_stack(void *arg);
+void nd_unwind_start(struct unwind_state *state);
+bool nd_unwind_done(struct unwind_state *state);
+struct pt_regs *nd_unwind_entry_regs(struct unwind_state *state);
+unsigned long nd_fs_base(void);
+unsigned long nd_gs_base(void);
+void nd_local_irq_enable(void);
+void nd_cpu_relax(void);
+unsigned int nd_cpu(void);
+unsigned int nd_cpus_possible(void);
+bool nd_cpu_online(unsigned int cpu);
+struct task_struct *nd_current(void);
+unsigned long nd_preempt_count(void);
+void nd_preempt_count_set(unsigned long count);
+unsigned long nd_preempt_count_in_softirq(unsigned long count);
+void nd_touch_watchdogs(void);
+void nd_udelay(unsigned long usecs);
+struct bpf_net_context *nd_bpf_net_ctx_set(struct bpf_net_context *ctx);
+void nd_bpf_net_ctx_clear(struct bpf_net_context *ctx);
+void nd_send_nmi(unsigned int cpu);
+
+unsigned int nd_nr_irqs(void);
+bool nd_irq_in_progress(struct irq_data *data);
+
+/* Tasks. */
+void nd_rcu_read_lock(void);
+void nd_rcu_read_unlock(void);
+struct task_struct *nd_next_process(struct task_struct *task);
+struct task_struct *nd_next_thread(struct task_struct *task);
+
+/* Network devices, buffers, queues. */
+void nd_dev_hold(struct net_device *dev, netdevice_tracker *tracker);
+void nd_dev_put(struct net_device *dev, netdevice_tracker *tracker);
+bool nd_dev_running(struct net_device *dev);
+bool nd_dev_present(struct net_device *dev);
+bool nd_dev_carrier(struct net_device *dev);
+bool nd_dev_is_ethernet(struct net_device *dev);
+bool nd_dev_shares_tx_skbs(struct net_device *dev);
+unsigned int nd_dev_room(struct net_device *dev);
+struct netdev_queue *nd_txq(struct net_device *dev, unsigned int index);
+bool nd_tx_trylock(struct net_device *dev, struct netdev_queue *txq);
+void nd_tx_unlock(struct net_device *dev, struct netdev_queue *txq);
+void nd_tx_lock_reinit(struct netdev_queue *txq);
+bool nd_txq_stopped(struct netdev_queue *txq);
+int nd_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq, bool more);
+struct sk_buff *nd_alloc_skb(unsigned int size);
+void nd_kfree_skb(struct sk_buff *skb);
+void nd_skb_get(struct sk_buff *skb);
+void nd_skb_put_ref(struct sk_buff *skb);
+unsigned int nd_skb_users(struct sk_buff *skb);
+void nd_skb_rewind(struct sk_buff *skb, unsigned int headroom);
+void nd_skb_checksum_partial(struct sk_buff *skb, unsigned int start);
+void nd_skb_offsets(struct sk_buff *skb, unsigned int ip, unsigned int udp, bool ipv6, u16 queue);
+unsigned int nd_skb_summed(struct sk_buff *skb);
+unsigned char *nd_skb_mac_header(struct sk_buff *skb);
+unsigned int nd_skb_frags(struct sk_buff *skb);
+struct page *nd_skb_frag_page(struct sk_buff *skb, unsigned int index);
+unsigned int nd_skb_shared_info_len(void);
+bool nd_features_checksum(struct net_device *dev, bool ipv6);
+unsigned long nd_feature_gro(void);
+struct netdev_rx_queue *nd_rxq(struct net_device *dev, unsigned int index);
+struct list_head *nd_net_ptype_all(struct net_device *dev);
+struct softnet_data *nd_softnet(void);
+
+/* Routes and neighbours. */
+__be32 nd_rt_nexthop(const struct rtable *rt, __be32 daddr);
+const struct in6_addr *nd_rt6_nexthop(const struct rt6_info *rt, const struct in6_addr *daddr);
+struct neighbour *nd_neigh4(__be32 addr, struct net_device *dev);
+struct neighbour *nd_neigh6(const struct in6_addr *addr, struct net_device *dev);
+bool nd_neigh_valid(struct neighbour *neigh);
+void nd_neigh_kick(struct neighbour *neigh);
+void nd_neigh_mac(struct neighbour *neigh, unsigned char *mac);
+void nd_neigh_release(struct neighbour *neigh);
+
+/* Memory. */
+void *nd_phys_to_virt(phys_addr_t paddr);
+phys_addr_t nd_virt_to_phys(const void *addr);
+bool nd_is_vmalloc(const void *addr);
+bool nd_page_hwpoison(struct page *page);
+bool nd_page_offline(struct page *page);
+bool nd_page_unaccepted(struct page *page);
+phys_addr_t nd_page_to_phys(struct page *page);
+unsigned long nd_total_ram_pages(void);
+unsigned long nd_kernel_map_start(void);
+
+bool nd_boot_cpu_has(unsigned int feature);
+
+/* Deferred work. */
+void nd_lock(void);
+void nd_unlock(void);
+void nd_init_delayed_work(struct delayed_work *work, work_func_t func);
+bool nd_schedule_delayed_work(struct delayed_work *work, unsigned int msecs);
+
+/* Parameters of netdump.ko (params_netdump.c). */
+#define ND_TARGET_LEN 256
+extern char nd_param_netdump[ND_TARGET_LEN];
+extern char nd_param_reboot[16];
+extern unsigned int nd_param_magic1;
+extern unsigned int nd_param_magic2;
+extern unsigned int nd_param_handshake_timeout;
+extern unsigned int nd_param_idle_timeout;
+extern unsigned int nd_param_total_timeout;
+int nd_status_get(char *buffer, const struct kernel_param *kp);
+
+#endif

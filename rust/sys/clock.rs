@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A clock that still runs when nothing else does.
+
+use super::bindings;
+
+/// Nanoseconds since the clock was made. Panic path.
+///
+/// `ktime_get_mono_fast_ns()` is read without locks, but nobody moves its base any more once the other CPUs are
+/// stopped, so a narrow counter wraps back to that base: hpet after 43 s, acpi_pm after 4.7 s. Hence the sum of
+/// what went forward between two readings; only the one reading in which the wrap falls is lost. Correct as long as
+/// [`Clock::now`] is called more often than the counter wraps.
+pub struct Clock {
+    last: u64,
+    total: u64,
+}
+
+impl Clock {
+    /// Starts at zero.
+    pub fn start() -> Self {
+        Self { last: raw(), total: 0 }
+    }
+
+    /// Nanoseconds since [`Clock::start`]. Never goes back.
+    pub fn now(&mut self) -> u64 {
+        let raw = raw();
+        self.total = self.total.saturating_add(raw.saturating_sub(self.last));
+        self.last = raw;
+        self.total
+    }
+}
+
+fn raw() -> u64 {
+    // SAFETY: Reads a latched structure; callable from any context, NMI included.
+    unsafe { bindings::ktime_get_mono_fast_ns() }
+}
+
+/// Waits, spinning. Panic path. Calibrated delay loop, no timer.
+pub fn spin_us(usecs: u32) {
+    // SAFETY: Spins only. Split so that each call is within what udelay() takes.
+    for _ in 0..usecs / 1000 {
+        unsafe { bindings::nd_udelay(1000) }
+    }
+    // SAFETY: As above.
+    unsafe { bindings::nd_udelay((usecs % 1000) as _) }
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Inline functions and macros of the kernel that Rust cannot call, one helper each and no logic, as in the kernel's
+ * own rust/helpers. The safe modules of rust/sys are their only callers.
+ */
+#include "bindings_helper.h"
+
+/*
+ * The frame of this function stays live for as long as the dump runs on the other stack, so the registers taken here
+ * unwind through it to whoever panicked.
+ */
+void nd_call_on_stack(void *top, struct pt_regs *regs, void *arg)
+{
+	crash_setup_regs(regs, NULL);
+	call_on_stack(top, nd_on_stack, ASM_CALL_ARG1, , [arg1] "r" (arg));
+}
+
+void nd_unwind_start(struct unwind_state *state)
+{
+	unwind_start(state, current, NULL, NULL);
+}
+
+bool nd_unwind_done(struct unwind_state *state)
+{
+	return unwind_done(state);
+}
+
+struct pt_regs *nd_unwind_entry_regs(struct unwind_state *state)
+{
+	return unwind_get_entry_regs(state, NULL);
+}
+
+unsigned long nd_fs_base(void)
+{
+	return x86_fsbase_read_cpu();
+}
+
+unsigned long nd_gs_base(void)
+{
+	return native_rdmsrq(MSR_GS_BASE);
+}
+
+void nd_local_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+void nd_cpu_relax(void)
+{
+	cpu_relax();
+}
+
+unsigned int nd_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+unsigned int nd_cpus_possible(void)
+{
+	return nr_cpu_ids;
+}
+
+bool nd_cpu_online(unsigned int cpu)
+{
+	return cpu_online(cpu);
+}
+
+struct task_struct *nd_current(void)
+{
+	return current;
+}
+
+unsigned long nd_preempt_count(void)
+{
+	return preempt_count();
+}
+
+void nd_preempt_count_set(unsigned long count)
+{
+	preempt_count_set(count);
+}
+
+/* One level of preemption off, serving a softirq, in no hard interrupt or NMI. */
+unsigned long nd_preempt_count_in_softirq(unsigned long count)
+{
+	return (count & HARDIRQ_DISABLE_MASK) | PREEMPT_OFFSET | SOFTIRQ_OFFSET;
+}
+
+void nd_touch_watchdogs(void)
+{
+	touch_nmi_watchdog();
+}
+
+void nd_udelay(unsigned long usecs)
+{
+	udelay(usecs);
+}
+
+struct bpf_net_context *nd_bpf_net_ctx_set(struct bpf_net_context *ctx)
+{
+	return bpf_net_ctx_set(ctx);
+}
+
+void nd_bpf_net_ctx_clear(struct bpf_net_context *ctx)
+{
+	bpf_net_ctx_clear(ctx);
+}
+
+void nd_send_nmi(unsigned int cpu)
+{
+	apic->send_IPI(cpu, NMI_VECTOR);
+}
+
+unsigned int nd_nr_irqs(void)
+{
+	return irq_get_nr_irqs();
+}
+
+bool nd_irq_in_progress(struct irq_data *data)
+{
+	return irqd_irq_inprogress(data);
+}
+
+void nd_rcu_read_lock(void)
+{
+	rcu_read_lock();
+}
+
+void nd_rcu_read_unlock(void)
+{
+	rcu_read_unlock();
+}
+
+struct task_struct *nd_next_process(struct task_struct *task)
+{
+	return next_task(task);
+}
+
+struct task_struct *nd_next_thread(struct task_struct *task)
+{
+	return __next_thread(task);
+}
+
+void nd_dev_hold(struct net_device *dev, netdevice_tracker *tracker)
+{
+	netdev_hold(dev, tracker, GFP_KERNEL);
+}
+
+void nd_dev_put(struct net_device *dev, netdevice_tracker *tracker)
+{
+	netdev_put(dev, tracker);
+}
+
+bool nd_dev_running(struct net_device *dev)
+{
+	return netif_running(dev);
+}
+
+bool nd_dev_present(struct net_device *dev)
+{
+	return netif_device_present(dev);
+}
+
+bool nd_dev_carrier(struct net_device *dev)
+{
+	return netif_carrier_ok(dev);
+}
+
+bool nd_dev_is_ethernet(struct net_device *dev)
+{
+	return dev->type == ARPHRD_ETHER && !(dev->flags & IFF_LOOPBACK);
+}
+
+bool nd_dev_shares_tx_skbs(struct net_device *dev)
+{
+	return dev->priv_flags & IFF_TX_SKB_SHARING;
+}
+
+unsigned int nd_dev_room(struct net_device *dev)
+{
+	return LL_RESERVED_SPACE(dev) + dev->needed_tailroom;
+}
+
+struct netdev_queue *nd_txq(struct net_device *dev, unsigned int index)
+{
+	return netdev_get_tx_queue(dev, index);
+}
+
+bool nd_tx_trylock(struct net_device *dev, struct netdev_queue *txq)
+{
+	return HARD_TX_TRYLOCK(dev, txq);
+}
+
+void nd_tx_unlock(struct net_device *dev, struct netdev_queue *txq)
+{
+	HARD_TX_UNLOCK(dev, txq);
+}
+
+void nd_tx_lock_reinit(struct netdev_queue *txq)
+{
+	spin_lock_init(&txq->_xmit_lock);
+	txq->xmit_lock_owner = -1;
+}
+
+bool nd_txq_stopped(struct netdev_queue *txq)
+{
+	return netif_xmit_frozen_or_drv_stopped(txq);
+}
+
+int nd_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq, bool more)
+{
+	return netdev_start_xmit(skb, dev, txq, more);
+}
+
+struct sk_buff *nd_alloc_skb(unsigned int size)
+{
+	return alloc_skb(size, GFP_KERNEL);
+}
+
+void nd_kfree_skb(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+void nd_skb_get(struct sk_buff *skb)
+{
+	skb_get(skb);
+}
+
+void nd_skb_put_ref(struct sk_buff *skb)
+{
+	refcount_dec(&skb->users);
+}
+
+unsigned int nd_skb_users(struct sk_buff *skb)
+{
+	return refcount_read(&skb->users);
+}
+
+/* As after alloc_skb() and skb_reserve(headroom): whatever the driver pushed or pulled is forgotten. */
+void nd_skb_rewind(struct sk_buff *skb, unsigned int headroom)
+{
+	skb->data = skb->head + headroom;
+	skb_reset_tail_pointer(skb);
+	skb->len = 0;
+	skb->ip_summed = CHECKSUM_NONE;
+}
+
+void nd_skb_checksum_partial(struct sk_buff *skb, unsigned int start)
+{
+	skb_partial_csum_set(skb, start, offsetof(struct udphdr, check));
+}
+
+void nd_skb_offsets(struct sk_buff *skb, unsigned int ip, unsigned int udp, bool ipv6, u16 queue)
+{
+	skb_reset_mac_header(skb);
+	skb_set_network_header(skb, ip);
+	skb_set_transport_header(skb, udp);
+	skb->protocol = htons(ipv6 ? ETH_P_IPV6 : ETH_P_IP);
+	skb_set_queue_mapping(skb, queue);
+}
+
+unsigned int nd_skb_summed(struct sk_buff *skb)
+{
+	return skb->ip_summed;
+}
+
+unsigned char *nd_skb_mac_header(struct sk_buff *skb)
+{
+	return skb_mac_header(skb);
+}
+
+unsigned int nd_skb_frags(struct sk_buff *skb)
+{
+	return skb_shinfo(skb)->nr_frags;
+}
+
+struct page *nd_skb_frag_page(struct sk_buff *skb, unsigned int index)
+{
+	return skb_frag_page(&skb_shinfo(skb)->frags[index]);
+}
+
+unsigned int nd_skb_shared_info_len(void)
+{
+	return SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+}
+
+bool nd_features_checksum(struct net_device *dev, bool ipv6)
+{
+	return dev->features & (NETIF_F_HW_CSUM | (ipv6 ? NETIF_F_IPV6_CSUM : NETIF_F_IP_CSUM));
+}
+
+unsigned long nd_feature_gro(void)
+{
+	return NETIF_F_GRO;
+}
+
+struct netdev_rx_queue *nd_rxq(struct net_device *dev, unsigned int index)
+{
+	return &dev->_rx[index];
+}
+
+struct list_head *nd_net_ptype_all(struct net_device *dev)
+{
+	return &dev_net(dev)->ptype_all;
+}
+
+struct softnet_data *nd_softnet(void)
+{
+	return raw_cpu_ptr(&softnet_data);
+}
+
+__be32 nd_rt_nexthop(const struct rtable *rt, __be32 daddr)
+{
+	return rt_nexthop(rt, daddr);
+}
+
+const struct in6_addr *nd_rt6_nexthop(const struct rt6_info *rt, const struct in6_addr *daddr)
+{
+	return rt6_nexthop(rt, daddr);
+}
+
+struct neighbour *nd_neigh4(__be32 addr, struct net_device *dev)
+{
+	return __neigh_lookup(&arp_tbl, &addr, dev, 1);
+}
+
+struct neighbour *nd_neigh6(const struct in6_addr *addr, struct net_device *dev)
+{
+	return __neigh_lookup(&nd_tbl, addr, dev, 1);
+}
+
+bool nd_neigh_valid(struct neighbour *neigh)
+{
+	return READ_ONCE(neigh->nud_state) & NUD_VALID;
+}
+
+void nd_neigh_kick(struct neighbour *neigh)
+{
+	neigh_event_send(neigh, NULL);
+}
+
+void nd_neigh_mac(struct neighbour *neigh, unsigned char *mac)
+{
+	neigh_ha_snapshot(mac, neigh, neigh->dev);
+}
+
+void nd_neigh_release(struct neighbour *neigh)
+{
+	neigh_release(neigh);
+}
+
+void *nd_phys_to_virt(phys_addr_t paddr)
+{
+	return __va(paddr);
+}
+
+phys_addr_t nd_virt_to_phys(const void *addr)
+{
+	return virt_to_phys((void *)addr);
+}
+
+bool nd_is_vmalloc(const void *addr)
+{
+	return is_vmalloc_or_module_addr(addr);
+}
+
+bool nd_page_hwpoison(struct page *page)
+{
+	return PageHWPoison(page);
+}
+
+bool nd_page_offline(struct page *page)
+{
+	return PageOffline(page);
+}
+
+bool nd_page_unaccepted(struct page *page)
+{
+	return PageUnaccepted(page);
+}
+
+phys_addr_t nd_page_to_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+unsigned long nd_total_ram_pages(void)
+{
+	return totalram_pages();
+}
+
+unsigned long nd_kernel_map_start(void)
+{
+	return __START_KERNEL_map;
+}
+
+bool nd_boot_cpu_has(unsigned int feature)
+{
+	return boot_cpu_has(feature);
+}
+
+static DEFINE_MUTEX(nd_mutex);
+
+void nd_lock(void)
+{
+	mutex_lock(&nd_mutex);
+}
+
+void nd_unlock(void)
+{
+	mutex_unlock(&nd_mutex);
+}
+
+void nd_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
+bool nd_schedule_delayed_work(struct delayed_work *work, unsigned int msecs)
+{
+	return schedule_delayed_work(work, msecs_to_jiffies(msecs));
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The only home of `unsafe`: one safe module per kernel facility that the crates above need.
+//!
+//! Struct layouts come from our own bindgen run over `bindings_helper.h`; inline functions and macros through the
+//! one-line helpers of `helpers.c`. What is marked "panic path" in its docs may run when the machine has panicked:
+//! it does not allocate, sleep, take a blocking lock or wait without a deadline.
+
+/// Kernel types and functions, made by bindgen. Used inside `sys` only.
+#[allow(
+    clippy::all,
+    dead_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    improper_ctypes,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    unused_imports
+)]
+mod bindings {
+    include!(env!("NETDUMP_BINDINGS"));
+}
+
+pub mod clock;
+pub mod kmsg;
+pub mod memory;
+pub mod nic;
+pub mod notifier;
+pub mod panic_cell;
+pub mod params;
+pub mod regs;
+pub mod route;
+pub mod rx;
+pub mod stack;
+pub mod stop_cpus;
+pub mod system;
+pub mod tasks;
+pub mod tx;
+pub mod volatile;
+pub mod work;

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A network device that is kept ready for a dump.
+
+use super::bindings;
+use super::route::{self, NoRoute};
+use super::rx::{Received, Receiver, Taken};
+use super::tx::Sender;
+use super::volatile::Changed;
+use core::ffi::CStr;
+use core::net::IpAddr;
+use kernel::prelude::*;
+
+/// Drivers that cannot be polled in a panic: tried, they stall (their interrupt handler does what NAPI should).
+const UNSUITABLE: [&[u8]; 6] = [b"8139cp", b"8139too", b"pcnet32", b"tulip", b"ne2k-pci", b"veth"];
+
+/// Why a device cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotUsable {
+    /// There is none of that name, address or number.
+    Missing,
+    /// It is down, or detached.
+    Down,
+    /// It has no carrier.
+    NoCarrier,
+    /// It is not a physical Ethernet device.
+    NotPhysical,
+    /// Its driver has no NAPI to poll.
+    NoNapi,
+    /// Its driver is known not to work without interrupts.
+    Driver,
+    /// The driver refused netpoll.
+    Netpoll(i32),
+    /// Out of memory.
+    NoMemory,
+}
+
+impl core::fmt::Display for NotUsable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no such network device"),
+            Self::Down => f.write_str("the network device is down"),
+            Self::NoCarrier => f.write_str("the network device has no carrier"),
+            Self::NotPhysical => f.write_str("not a physical Ethernet device; name the device below it"),
+            Self::NoNapi => f.write_str("the network driver has no NAPI"),
+            Self::Driver => f.write_str("the network driver cannot be polled in a panic"),
+            Self::Netpoll(error) => write!(f, "the network driver refuses netpoll (error {error})"),
+            Self::NoMemory => f.write_str("out of memory"),
+        }
+    }
+}
+
+/// How to find a device.
+#[derive(Clone, Copy)]
+pub enum Find<'a> {
+    /// By name.
+    Name(&'a CStr),
+    /// By Ethernet address.
+    Mac([u8; 6]),
+}
+
+/// The device's number. Process context.
+pub fn find(what: Find<'_>) -> Result<i32, NotUsable> {
+    // SAFETY: Under RTNL, where no device goes away.
+    unsafe {
+        bindings::rtnl_lock();
+        let net = &raw mut bindings::init_net;
+        let dev = match what {
+            Find::Name(name) => bindings::__dev_get_by_name(net, name.as_ptr().cast()),
+            Find::Mac(mac) => bindings::dev_getbyhwaddr(net, bindings::ARPHRD_ETHER as _, mac.as_ptr().cast()),
+        };
+        let index = if dev.is_null() { Err(NotUsable::Missing) } else { Ok((*dev).ifindex) };
+        bindings::rtnl_unlock();
+        index
+    }
+}
+
+/// What a device is called at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    name: [u8; 16],
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+}
+
+impl Identity {
+    unsafe fn read(dev: *mut bindings::net_device) -> Self {
+        let mut identity = Self { name: [0; 16], mac: [0; 6] };
+        // SAFETY: The caller holds the device or RTNL.
+        unsafe {
+            for (to, from) in identity.name.iter_mut().zip((*(&raw const (*dev).name)).iter()) {
+                *to = *from as u8;
+            }
+            core::ptr::copy_nonoverlapping((*dev).dev_addr.cast::<u8>(), identity.mac.as_mut_ptr(), identity.mac.len());
+        }
+        identity
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        CStr::from_bytes_until_nul(&self.name).ok().and_then(|name| name.to_str().ok()).unwrap_or("?")
+    }
+}
+
+/// Whether device `ifindex` can be used now, and what it is called. Process context.
+pub fn probe(ifindex: i32) -> Result<Identity, NotUsable> {
+    // SAFETY: Under RTNL.
+    unsafe {
+        bindings::rtnl_lock();
+        let result = usable(ifindex).map(|dev| Identity::read(dev));
+        bindings::rtnl_unlock();
+        result
+    }
+}
+
+/// The Ethernet address of a neighbour on device `ifindex`; see [`route::neighbour`]. Process context.
+pub fn neighbour(ifindex: i32, addr: IpAddr) -> Result<[u8; 6], NoRoute> {
+    // SAFETY: Under RTNL.
+    unsafe {
+        bindings::rtnl_lock();
+        let dev = bindings::__dev_get_by_index(&raw mut bindings::init_net, ifindex);
+        let result = if dev.is_null() { Err(NoRoute::NoRoute) } else { route::neighbour(addr, dev) };
+        bindings::rtnl_unlock();
+        result
+    }
+}
+
+/// A device that is held, registered with netpoll, and has all buffers for sending and receiving.
+pub struct Nic {
+    netpoll: KBox<bindings::netpoll>,
+    receiver: Receiver,
+    sender: Sender,
+}
+
+// SAFETY: The device is held until drop; see `Receiver` for who uses it when.
+unsafe impl Send for Nic {}
+
+/// Netpoll's hold on a device, until the rest is built.
+struct Hold(KBox<bindings::netpoll>);
+
+impl Nic {
+    /// Gets device `ifindex` ready. Process context; sleeps.
+    ///
+    /// Being registered with netpoll is what makes NAPI keep `poll_owner` up to date, by which the panic path knows
+    /// whether a poll function was running when its CPU stopped.
+    pub fn arm(ifindex: i32, frame_len: usize) -> Result<Self, NotUsable> {
+        let mut netpoll: KBox<bindings::netpoll> =
+            KBox::new(bindings::netpoll::default(), GFP_KERNEL).map_err(|_| NotUsable::NoMemory)?;
+        netpoll.name = c"netdump".as_ptr().cast();
+        // SAFETY: Under RTNL; the device is held before RTNL is given up.
+        let dev = unsafe {
+            bindings::rtnl_lock();
+            let result = set_up(&mut netpoll, ifindex);
+            bindings::rtnl_unlock();
+            result?
+        };
+        let hold = Hold(netpoll);
+        // Polls that began before netpoll was registered do not keep `poll_owner`; they end within this.
+        // SAFETY: Process context.
+        unsafe { bindings::synchronize_rcu() };
+        let receiver = Receiver::new(dev).map_err(|_| NotUsable::NoMemory)?;
+        let sender = Sender::new(dev, frame_len).map_err(|_| NotUsable::NoMemory)?;
+        Ok(Self { netpoll: hold.release(), receiver, sender })
+    }
+
+    fn dev(&self) -> *mut bindings::net_device {
+        self.netpoll.dev
+    }
+
+    /// Brings the NIC to rest while the other CPUs still run. Panic path, before the stop.
+    pub fn quiesce(&mut self) {
+        self.sender.quiesce();
+        self.receiver.quiesce();
+    }
+
+    /// Takes the NIC over. Panic path, after the stop. None if nothing can be received or sent.
+    pub fn take_over(&mut self) -> Option<Taken> {
+        let usable = self.sender.take_over();
+        let taken = self.receiver.take_over();
+        (usable && taken.clean > 0).then_some(taken)
+    }
+
+    /// Polls for frames and for transmit completions. Panic path, in softirq context.
+    pub fn poll(&mut self) {
+        let sender = &self.sender;
+        self.receiver.poll(|napi| sender.may_poll(napi));
+    }
+
+    /// Does what a stalled transmitter may need: polls every NAPI, then asks the driver to do its interrupt
+    /// handler's work. Panic path, in softirq context.
+    pub fn unstall(&mut self) {
+        let sender = &self.sender;
+        self.receiver.poll_all(|napi| sender.may_poll(napi));
+        self.run_interrupt_handler();
+    }
+
+    /// Some drivers reap transmitted frames in their interrupt handler only (e1000e with MSI-X).
+    /// `ndo_poll_controller` runs it, but waits for a handler that is in progress: one that was stopped half way
+    /// never ends.
+    fn run_interrupt_handler(&mut self) {
+        let dev = self.dev();
+        // SAFETY: Held; interrupts are off, as the function expects.
+        unsafe {
+            let ops = (*dev).netdev_ops;
+            if let (Some(poll), false) = ((*ops).ndo_poll_controller, handler_in_progress(dev)) {
+                poll(dev);
+            }
+        }
+    }
+
+    /// The next frame that was received. Panic path.
+    pub fn receive(&mut self) -> Option<Received> {
+        self.receiver.next()
+    }
+
+    /// Sends. Panic path.
+    pub fn sender(&mut self) -> &mut Sender {
+        &mut self.sender
+    }
+
+    /// Receive frames that found no room.
+    pub fn dropped(&self) -> u32 {
+        self.receiver.dropped()
+    }
+
+    /// Puts back what was changed in the device and the stack. Panic path.
+    pub fn give_back(&mut self) {
+        self.receiver.give_back();
+    }
+
+    /// Reports what using the NIC changes. Panic path.
+    pub fn report(&self, changed: &mut Changed) {
+        self.receiver.report(changed);
+        self.sender.report(changed);
+    }
+}
+
+impl Hold {
+    fn release(mut self) -> KBox<bindings::netpoll> {
+        // SAFETY: `self` is forgotten right away, so that the box has one owner.
+        let netpoll = unsafe { core::ptr::read(&raw mut self.0) };
+        core::mem::forget(self);
+        netpoll
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // SAFETY: Set up; takes RTNL and puts the device.
+        unsafe { bindings::netpoll_cleanup(&raw mut *self.0) };
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        // SAFETY: As above. The sender's and receiver's own drops do not touch the device.
+        unsafe { bindings::netpoll_cleanup(&raw mut *self.netpoll) };
+    }
+}
+
+unsafe fn registered(dev: *mut bindings::net_device) -> bool {
+    // SAFETY: The caller holds the device.
+    unsafe { (*dev).reg_state as u32 == bindings::netdev_reg_state_NETREG_REGISTERED }
+}
+
+/// Under RTNL: the device, if a dump can go through it.
+unsafe fn usable(ifindex: i32) -> Result<*mut bindings::net_device, NotUsable> {
+    // SAFETY: RTNL keeps the device.
+    unsafe {
+        let dev = bindings::__dev_get_by_index(&raw mut bindings::init_net, ifindex);
+        if dev.is_null() || !registered(dev) {
+            return Err(NotUsable::Missing);
+        }
+        if !bindings::nd_dev_is_ethernet(dev) || !bindings::nd_dev_shares_tx_skbs(dev) {
+            return Err(NotUsable::NotPhysical);
+        }
+        if !bindings::nd_dev_running(dev) || !bindings::nd_dev_present(dev) {
+            return Err(NotUsable::Down);
+        }
+        if !bindings::nd_dev_carrier(dev) {
+            return Err(NotUsable::NoCarrier);
+        }
+        if (*dev).napi_list.next == &raw mut (*dev).napi_list {
+            return Err(NotUsable::NoNapi);
+        }
+        if driver(dev).is_some_and(|name| UNSUITABLE.contains(&name.to_bytes())) {
+            return Err(NotUsable::Driver);
+        }
+        Ok(dev)
+    }
+}
+
+/// Under RTNL. On success the device is held through `netpoll`.
+unsafe fn set_up(netpoll: &mut bindings::netpoll, ifindex: i32) -> Result<*mut bindings::net_device, NotUsable> {
+    // SAFETY: RTNL keeps the device; the tracker lives in the box that `netpoll` stands in.
+    unsafe {
+        let dev = usable(ifindex)?;
+        bindings::nd_dev_hold(dev, &raw mut netpoll.dev_tracker);
+        match bindings::__netpoll_setup(&raw mut *netpoll, dev) {
+            0 => Ok(dev),
+            error => {
+                bindings::nd_dev_put(dev, &raw mut netpoll.dev_tracker);
+                Err(NotUsable::Netpoll(error))
+            }
+        }
+    }
+}
+
+unsafe fn driver<'a>(dev: *mut bindings::net_device) -> Option<&'a CStr> {
+    // SAFETY: Under RTNL a registered device keeps its parent, and a bound parent its driver.
+    unsafe {
+        let driver = (*dev).dev.parent.as_ref()?.driver.as_ref()?;
+        (!driver.name.is_null()).then(|| CStr::from_ptr(driver.name.cast()))
+    }
+}
+
+/// Whether an interrupt handler of the device has begun and not ended: on this CPU, because the panic happened in
+/// it, or on one that was stopped by NMI. Panic path.
+unsafe fn handler_in_progress(dev: *mut bindings::net_device) -> bool {
+    const MAX_IRQS: u32 = 2048;
+    // SAFETY: The descriptors are looked up without locks; the actions of a held device stay registered.
+    unsafe {
+        let start = dev as usize;
+        let end = start + size_of::<bindings::net_device>() + (*dev).priv_len as usize;
+        for irq in 0..bindings::nd_nr_irqs().min(MAX_IRQS) {
+            let data = bindings::irq_get_irq_data(irq);
+            if data.is_null() || !bindings::nd_irq_in_progress(data) {
+                continue;
+            }
+            let desc: *mut bindings::irq_desc = data.byte_sub(core::mem::offset_of!(bindings::irq_desc, irq_data)).cast();
+            let mut action = (*desc).action;
+            while !action.is_null() {
+                let id = (*action).__bindgen_anon_1.dev_id as usize;
+                if (start..end).contains(&id) {
+                    return true;
+                }
+                action = (*action).next;
+            }
+        }
+        false
+    }
+}

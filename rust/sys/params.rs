@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Module parameters (`params_netdump.c`) and the `status` file.
+
+use super::bindings;
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// The parameters of netdump.ko as they were given.
+#[derive(Clone, Copy)]
+pub struct Parameters {
+    /// The target string, without a check.
+    pub netdump: &'static str,
+    /// `reboot=`, without a check.
+    pub reboot: &'static str,
+    /// Both halves of the classic cookie.
+    pub cookie: u64,
+    /// Seconds; 0 means no limit.
+    pub handshake_timeout: u32,
+    /// Seconds; 0 means no limit.
+    pub idle_timeout: u32,
+    /// Seconds; 0 means no limit.
+    pub total_timeout: u32,
+}
+
+/// Reads the parameters. None if a string is not UTF-8.
+///
+/// They are set before the module's init runs and have no writable file under /sys, so they do not change.
+pub fn get() -> Option<Parameters> {
+    // SAFETY: Written only by the module loader, before init; never changed since.
+    unsafe {
+        Some(Parameters {
+            netdump: text(&*(&raw const bindings::nd_param_netdump))?,
+            reboot: text(&*(&raw const bindings::nd_param_reboot))?,
+            cookie: u64::from(bindings::nd_param_magic1) | u64::from(bindings::nd_param_magic2) << 32,
+            handshake_timeout: bindings::nd_param_handshake_timeout,
+            idle_timeout: bindings::nd_param_idle_timeout,
+            total_timeout: bindings::nd_param_total_timeout,
+        })
+    }
+}
+
+fn text(bytes: &'static [u8]) -> Option<&'static str> {
+    CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
+}
+
+/// Forgets the cookie where the module loader put it. Called once it has been read.
+pub fn wipe_cookie() {
+    // SAFETY: Init is over the only reader, and the parameters have no writable file.
+    unsafe {
+        (&raw mut bindings::nd_param_magic1).write_volatile(0);
+        (&raw mut bindings::nd_param_magic2).write_volatile(0);
+    }
+}
+
+/// Writes the text of the `status` file.
+pub type ShowStatus = fn(&mut dyn Write) -> fmt::Result;
+
+static SHOW_STATUS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Sets what answers a read of `/sys/module/netdump/parameters/status`.
+pub fn set_status(show: Option<ShowStatus>) {
+    SHOW_STATUS.store(show.map_or(core::ptr::null_mut(), |show| show as *mut ()), Ordering::Release);
+}
+
+struct Page {
+    start: *mut u8,
+    len: usize,
+}
+
+/// What sysfs gives a show function: one page.
+const PAGE: usize = 4096;
+
+impl Write for Page {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = PAGE - 1 - self.len;
+        let len = text.len().min(room);
+        // SAFETY: `start` is a page, of which `len` bytes are used and `room` are left.
+        unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), self.start.add(self.len), len) };
+        self.len += len;
+        if len < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+/// Called by the kernel when the file is read.
+#[no_mangle]
+extern "C" fn nd_status_get(buffer: *mut u8, _: *const bindings::kernel_param) -> i32 {
+    let show = SHOW_STATUS.load(Ordering::Acquire);
+    if show.is_null() {
+        return 0;
+    }
+    // SAFETY: Only `set_status` stores here, and only a `ShowStatus`.
+    let show: ShowStatus = unsafe { core::mem::transmute(show) };
+    let mut page = Page { start: buffer, len: 0 };
+    // A text that does not fit is cut, as everywhere in sysfs.
+    let _ = show(&mut page);
+    page.len as i32
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Parameters of netdump.ko: Rust's module! macro has no strings and no sysfs permissions. Declarations only. */
+#include "bindings_helper.h"
+
+char nd_param_netdump[ND_TARGET_LEN];
+module_param_string(netdump, nd_param_netdump, ND_TARGET_LEN, 0444);
+MODULE_PARM_DESC(netdump, "[src-port]@[src-ip]/[dev],[server-port]@<server-ip>/[mac] of the netdump server");
+
+unsigned int nd_param_magic1;
+module_param_named(magic1, nd_param_magic1, uint, 0);
+MODULE_PARM_DESC(magic1, "low half of the classic cookie (visible to other users of this machine while modprobe runs)");
+
+unsigned int nd_param_magic2;
+module_param_named(magic2, nd_param_magic2, uint, 0);
+MODULE_PARM_DESC(magic2, "high half of the classic cookie");
+
+unsigned int nd_param_handshake_timeout = 300;
+module_param_named(handshake_timeout, nd_param_handshake_timeout, uint, 0444);
+MODULE_PARM_DESC(handshake_timeout, "seconds to look for a server after a panic (0: for ever; default 300)");
+
+unsigned int nd_param_idle_timeout = 60;
+module_param_named(idle_timeout, nd_param_idle_timeout, uint, 0444);
+MODULE_PARM_DESC(idle_timeout, "seconds without a request after which a dump is given up (0: never; default 60)");
+
+unsigned int nd_param_total_timeout = 43200;
+module_param_named(total_timeout, nd_param_total_timeout, uint, 0444);
+MODULE_PARM_DESC(total_timeout, "seconds after which a dump ends whatever happens (0: never; default 43200)");
+
+char nd_param_reboot[16] = "server";
+module_param_string(reboot, nd_param_reboot, sizeof(nd_param_reboot), 0444);
+MODULE_PARM_DESC(reboot, "after a complete dump: server (restart when the server says so) or kernel (leave it to kernel.panic)");
+
+static const struct kernel_param_ops nd_status_ops = { .get = nd_status_get };
+module_param_cb(status, &nd_status_ops, NULL, 0444);
+MODULE_PARM_DESC(status, "whether the module is armed, along which path, and if not, why");

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Receiving without the network stack.
+//!
+//! Once the other CPUs are stopped, the device's NAPI poll functions are called directly, and what they hand up is
+//! caught before it reaches the stack, in two nets (`net/core/gro.c`, `net/core/dev.c`):
+//!
+//! * With GRO switched off on the device and the batch limit raised, `napi_gro_receive()` only appends to the NAPI's
+//!   list of normal packets. It is emptied after each poll.
+//! * Drivers that call `netif_receive_skb()` instead are caught by an `rx_handler`; what sits in front of it (taps,
+//!   XDP, tc, RPS) is disconnected.
+//!
+//! Everything that is changed for this is remembered and put back when the dump ends.
+
+use super::bindings;
+use super::volatile::Changed;
+use core::ffi::c_int;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use kernel::prelude::*;
+
+const SCHED: usize = 1 << bindings::NAPI_STATE_SCHED;
+const DISABLE: usize = 1 << bindings::NAPI_STATE_DISABLE;
+const NPSVC: usize = 1 << bindings::NAPI_STATE_NPSVC;
+const IN_BUSY_POLL: usize = 1 << bindings::NAPI_STATE_IN_BUSY_POLL;
+
+/// Most NAPIs of one device that are used.
+const MAX_NAPIS: usize = 256;
+/// Most received frames that wait to be looked at; the rest is dropped, as a NIC would.
+const MAX_FRAMES: usize = 512;
+/// Most receive queues whose steering is switched off.
+const MAX_RX_QUEUES: usize = 256;
+/// Packets that one poll may bring.
+pub const BUDGET: i32 = 64;
+/// How long all NAPIs together may take to become idle before the stop, in microseconds.
+const QUIESCE_LIMIT_US: u32 = 20_000;
+
+/// The most one NAPI can tell about itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Napi {
+    /// Ours to poll.
+    Clean,
+    /// It was running when its CPU stopped: the driver's indices are half written, polling it may crash.
+    Dirty,
+}
+
+/// How the take-over went, for the console and for status.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Taken {
+    /// NAPIs that can be polled.
+    pub clean: usize,
+    /// NAPIs that were running when their CPU was stopped, or were switched off.
+    pub dirty: usize,
+}
+
+/// Everything for receiving on one device.
+pub struct Receiver {
+    dev: *mut bindings::net_device,
+    napis: KVec<(*mut bindings::napi_struct, Napi)>,
+    queue: KBox<FrameQueue>,
+    saved: Option<Saved>,
+    /// Which NAPI brought the last frame.
+    active: usize,
+    turn: usize,
+}
+
+/// What was changed, to be put back.
+struct Saved {
+    features: bindings::netdev_features_t,
+    batch: c_int,
+    rx_handler: *mut c_void_fn,
+    rx_handler_data: *mut core::ffi::c_void,
+    xdp_prog: *mut bindings::bpf_prog,
+    tcx_ingress: *mut bindings::bpf_mprog_entry,
+    nf_hooks_ingress: *mut bindings::nf_hook_entries,
+    vlan_info: *mut bindings::vlan_info,
+    ptype_all: [bindings::list_head; 2],
+    rps: KVec<(*mut bindings::rps_map, bindings::rps_tag_ptr)>,
+}
+
+#[allow(non_camel_case_types)]
+type c_void_fn = core::ffi::c_void;
+
+/// Frames that have been caught and not yet looked at: a ring.
+struct FrameQueue {
+    skbs: [*mut bindings::sk_buff; MAX_FRAMES],
+    head: usize,
+    len: usize,
+    dropped: u32,
+}
+
+static QUEUE: AtomicPtr<FrameQueue> = AtomicPtr::new(null_mut());
+
+// SAFETY: The pointers belong to a device that is held for as long as the receiver lives; only one context at a time
+// uses them (process context when arming, then the panicking CPU alone).
+unsafe impl Send for Receiver {}
+
+fn state(napi: *mut bindings::napi_struct) -> &'static AtomicUsize {
+    // SAFETY: A NAPI of a held device; its state is only ever accessed atomically.
+    unsafe { AtomicUsize::from_ptr((&raw mut (*napi).state).cast()) }
+}
+
+fn poll_owner(napi: *mut bindings::napi_struct) -> &'static AtomicI32 {
+    // SAFETY: As above.
+    unsafe { AtomicI32::from_ptr(&raw mut (*napi).poll_owner) }
+}
+
+impl Receiver {
+    /// Makes room for what will be needed. Process context; `dev` is held by the caller for the receiver's life.
+    pub(super) fn new(dev: *mut bindings::net_device) -> Result<Self> {
+        // SAFETY: All zeroes is an empty ring.
+        let queue = KBox::new_uninit(GFP_KERNEL)?;
+        // SAFETY: As above.
+        let queue = unsafe {
+            let mut queue: KBox<core::mem::MaybeUninit<FrameQueue>> = queue;
+            queue.as_mut_ptr().write_bytes(0, 1);
+            queue.assume_init()
+        };
+        Ok(Self {
+            dev,
+            napis: KVec::with_capacity(MAX_NAPIS, GFP_KERNEL)?,
+            queue,
+            saved: Some(Saved {
+                features: 0,
+                batch: 0,
+                rx_handler: null_mut(),
+                rx_handler_data: null_mut(),
+                xdp_prog: null_mut(),
+                tcx_ingress: null_mut(),
+                nf_hooks_ingress: null_mut(),
+                vlan_info: null_mut(),
+                ptype_all: [bindings::list_head::default(); 2],
+                rps: KVec::with_capacity(MAX_RX_QUEUES, GFP_KERNEL)?,
+            }),
+            active: 0,
+            turn: 0,
+        })
+    }
+
+    /// Takes every NAPI that is or becomes idle, while the other CPUs still run. Panic path, before the stop.
+    ///
+    /// A poll runs for microseconds to milliseconds, so nearly all can be had.
+    pub fn quiesce(&mut self) {
+        self.list();
+        let mut left = QUIESCE_LIMIT_US / 10;
+        for (napi, kind) in self.napis.iter_mut() {
+            loop {
+                if try_take(*napi) {
+                    *kind = Napi::Clean;
+                    break;
+                }
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                super::clock::spin_us(10);
+            }
+        }
+    }
+
+    fn list(&mut self) {
+        self.napis.clear();
+        // SAFETY: The list changes only under RTNL or the device's lock; a CPU that is changing it has at most to
+        // be outwaited, and each entry is inserted whole. The walk is bounded by the room for entries.
+        unsafe {
+            let head = &raw mut (*self.dev).napi_list;
+            let mut at = (*head).next;
+            while at != head && !at.is_null() {
+                let napi = at.byte_sub(core::mem::offset_of!(bindings::napi_struct, dev_list)).cast();
+                if self.napis.push_within_capacity((napi, Napi::Dirty)).is_err() {
+                    break;
+                }
+                at = (*at).next;
+            }
+        }
+    }
+
+    /// Takes over the rest after the stop, and spreads both nets. Panic path.
+    pub fn take_over(&mut self) -> Taken {
+        if self.napis.is_empty() {
+            self.list();
+        }
+        let mut taken = Taken::default();
+        for (napi, kind) in self.napis.iter_mut() {
+            if *kind == Napi::Dirty {
+                *kind = judge(*napi);
+            }
+            match kind {
+                Napi::Clean => taken.clean += 1,
+                Napi::Dirty => taken.dirty += 1,
+            }
+        }
+        self.spread_nets();
+        taken
+    }
+
+    fn spread_nets(&mut self) {
+        QUEUE.store(&raw mut *self.queue, Ordering::Release);
+        let Some(saved) = self.saved.as_mut() else { return };
+        let dev = self.dev;
+        // SAFETY: The other CPUs are stopped and interrupts are off: plain accesses to a held device and to the
+        // stack's own data race with nobody.
+        unsafe {
+            saved.features = (*dev).features;
+            (*dev).features &= !(bindings::nd_feature_gro() as bindings::netdev_features_t);
+            let batch = &raw mut bindings::net_hotdata.gro_normal_batch;
+            saved.batch = batch.read();
+            batch.write_volatile(c_int::MAX);
+
+            saved.rx_handler_data = (*dev).rx_handler_data;
+            saved.rx_handler = core::mem::transmute::<_, *mut c_void_fn>((*dev).rx_handler);
+            (*dev).rx_handler = core::mem::transmute(catch as *mut c_void_fn);
+            saved.xdp_prog = core::mem::replace(&mut (*dev).xdp_prog, null_mut());
+            saved.tcx_ingress = core::mem::replace(&mut (*dev).tcx_ingress, null_mut());
+            saved.nf_hooks_ingress = core::mem::replace(&mut (*dev).nf_hooks_ingress, null_mut());
+            let vlan_info = (&raw mut (*dev).vlan_info).cast::<*mut bindings::vlan_info>();
+            saved.vlan_info = vlan_info.replace(null_mut());
+            let taps = [&raw mut (*dev).ptype_all, bindings::nd_net_ptype_all(dev)];
+            for (list, saved) in taps.into_iter().zip(saved.ptype_all.iter_mut()) {
+                *saved = *list;
+                (*list).next = list;
+                (*list).prev = list;
+            }
+            for index in 0..((*dev).num_rx_queues).min(MAX_RX_QUEUES as _) {
+                let queue = bindings::nd_rxq(dev, index);
+                let steering = ((*queue).rps_map, (*queue).rps_flow_table);
+                if saved.rps.push_within_capacity(steering).is_ok() {
+                    (*queue).rps_map = null_mut();
+                    (*queue).rps_flow_table = 0;
+                }
+            }
+        }
+    }
+
+    /// Polls the NIC once. Panic path.
+    ///
+    /// The NAPI that brought the last frame each time, one of the others in turn: neighbours' questions may hash
+    /// elsewhere. `tx_lock_free` says whether a NAPI that takes a transmit lock may be polled.
+    pub(super) fn poll(&mut self, tx_lock_free: impl Fn(*mut bindings::napi_struct) -> bool) {
+        let count = self.napis.len();
+        if count == 0 {
+            return;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        for at in [self.active % count, self.turn % count] {
+            if let Some((napi, Napi::Clean)) = self.napis.get(at).copied() {
+                if !tx_lock_free(napi) {
+                    continue;
+                }
+                if poll_one(napi, &mut self.queue) {
+                    self.active = at;
+                }
+            }
+            if self.active % count == self.turn % count {
+                break;
+            }
+        }
+    }
+
+    /// Polls every NAPI that may be polled, for transmit completions. Panic path.
+    pub(super) fn poll_all(&mut self, tx_lock_free: impl Fn(*mut bindings::napi_struct) -> bool) {
+        for (napi, kind) in self.napis.iter() {
+            if *kind == Napi::Clean && tx_lock_free(*napi) {
+                poll_one(*napi, &mut self.queue);
+            }
+        }
+    }
+
+    /// The next frame that was caught. Panic path.
+    pub fn next(&mut self) -> Option<Received> {
+        self.queue.pop().map(Received)
+    }
+
+    /// Frames that were caught and found no room.
+    pub fn dropped(&self) -> u32 {
+        self.queue.dropped
+    }
+
+    /// Puts back what [`Receiver::take_over`] changed. Panic path. The NAPIs stay ours: the CPUs that would poll
+    /// them are gone.
+    pub fn give_back(&mut self) {
+        while let Some(frame) = self.next() {
+            drop(frame);
+        }
+        QUEUE.store(null_mut(), Ordering::Release);
+        let Some(saved) = self.saved.as_mut() else { return };
+        let dev = self.dev;
+        // SAFETY: As in `spread_nets`.
+        unsafe {
+            (*dev).features = saved.features;
+            (&raw mut bindings::net_hotdata.gro_normal_batch).write_volatile(saved.batch);
+            (*dev).rx_handler_data = saved.rx_handler_data;
+            (*dev).rx_handler = core::mem::transmute(saved.rx_handler);
+            (*dev).xdp_prog = saved.xdp_prog;
+            (*dev).tcx_ingress = saved.tcx_ingress;
+            (*dev).nf_hooks_ingress = saved.nf_hooks_ingress;
+            (&raw mut (*dev).vlan_info).cast::<*mut bindings::vlan_info>().write(saved.vlan_info);
+            let taps = [&raw mut (*dev).ptype_all, bindings::nd_net_ptype_all(dev)];
+            for (list, saved) in taps.into_iter().zip(saved.ptype_all) {
+                *list = saved;
+            }
+            for (index, (map, table)) in saved.rps.iter().enumerate() {
+                let queue = bindings::nd_rxq(dev, index as _);
+                (*queue).rps_map = *map;
+                (*queue).rps_flow_table = *table;
+            }
+            saved.rps.clear();
+        }
+    }
+
+    /// Reports what receiving changes. Panic path.
+    pub fn report(&self, changed: &mut Changed) {
+        let dev = self.dev;
+        // SAFETY: Sizes and addresses of a held device; nothing is dereferenced but the device itself.
+        unsafe {
+            let len = size_of::<bindings::net_device>() + (*dev).priv_len as usize;
+            changed.object(dev.cast(), len, "netdev");
+            changed.object(
+                (*dev)._tx.cast(),
+                (*dev).num_tx_queues as usize * size_of::<bindings::netdev_queue>(),
+                "netdev",
+            );
+            changed.object(
+                (*dev)._rx.cast(),
+                (*dev).num_rx_queues as usize * size_of::<bindings::netdev_rx_queue>(),
+                "netdev",
+            );
+            changed.object((&raw const bindings::net_hotdata).cast(), size_of::<bindings::net_hotdata>(), "net_hotdata");
+            changed.object(bindings::nd_softnet().cast(), size_of::<bindings::softnet_data>(), "softnet_data");
+            changed.object(bindings::nd_net_ptype_all(dev).cast(), size_of::<bindings::list_head>(), "net");
+        }
+        for (napi, _) in self.napis.iter() {
+            changed.object((*napi).cast(), size_of::<bindings::napi_struct>(), "napi");
+        }
+        changed.value(&*self.queue, "state");
+        changed.object(self.napis.as_ptr().cast(), MAX_NAPIS * size_of::<(usize, Napi)>(), "state");
+    }
+}
+
+fn try_take(napi: *mut bindings::napi_struct) -> bool {
+    let word = state(napi);
+    let old = word.load(Ordering::Acquire);
+    if old & (SCHED | DISABLE | NPSVC) != 0 || poll_owner(napi).load(Ordering::Acquire) != -1 {
+        return false;
+    }
+    word.compare_exchange(old, old | SCHED | IN_BUSY_POLL, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// What became of a NAPI that could not be taken before the stop.
+fn judge(napi: *mut bindings::napi_struct) -> Napi {
+    let word = state(napi);
+    let old = word.load(Ordering::Acquire);
+    // Disabled (the device is down or being reset), or somebody was inside its poll function.
+    if old & (DISABLE | NPSVC) != 0 || poll_owner(napi).load(Ordering::Acquire) != -1 {
+        return Napi::Dirty;
+    }
+    // Idle, or queued on a CPU that will never get to it.
+    word.fetch_or(SCHED | IN_BUSY_POLL, Ordering::AcqRel);
+    Napi::Clean
+}
+
+/// Whether it brought anything.
+fn poll_one(napi: *mut bindings::napi_struct, queue: &mut FrameQueue) -> bool {
+    let this = super::system::cpu() as i32;
+    let before = queue.len;
+    poll_owner(napi).store(this, Ordering::Release);
+    // SAFETY: The NAPI is ours (SCHED is set and nobody was inside); the driver's poll function expects softirq
+    // context, which the dump's caller has entered. What it hands up lands in `gro.rx_list` or in `catch`.
+    unsafe {
+        (*napi).list_owner = this;
+        if let Some(poll) = (*napi).poll {
+            poll(napi, BUDGET);
+        }
+        let list = &raw mut (*napi).gro.rx_list;
+        let mut at = (*list).next;
+        (*list).next = list;
+        (*list).prev = list;
+        (*napi).gro.rx_count = 0;
+        while at != list && !at.is_null() {
+            let next = (*at).next;
+            let skb: *mut bindings::sk_buff =
+                at.byte_sub(core::mem::offset_of!(bindings::sk_buff, __bindgen_anon_1)).cast();
+            queue.push(skb);
+            at = next;
+        }
+    }
+    poll_owner(napi).store(-1, Ordering::Release);
+    queue.len > before
+}
+
+/// The second net: an `rx_handler`.
+unsafe extern "C" fn catch(skb: *mut *mut bindings::sk_buff) -> bindings::rx_handler_result_t {
+    // SAFETY: Set in `spread_nets` to a queue that lives until `give_back`; only this CPU runs.
+    match unsafe { QUEUE.load(Ordering::Acquire).as_mut() } {
+        Some(queue) => {
+            // SAFETY: The stack passes a pointer to the buffer, which becomes ours.
+            queue.push(unsafe { *skb });
+            bindings::rx_handler_result_RX_HANDLER_CONSUMED
+        }
+        None => bindings::rx_handler_result_RX_HANDLER_PASS,
+    }
+}
+
+impl FrameQueue {
+    fn push(&mut self, skb: *mut bindings::sk_buff) {
+        let at = (self.head + self.len) % MAX_FRAMES;
+        match self.skbs.get_mut(at) {
+            Some(slot) if self.len < MAX_FRAMES => {
+                *slot = skb;
+                self.len += 1;
+            }
+            _ => {
+                self.dropped = self.dropped.wrapping_add(1);
+                drop(Received(skb));
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<*mut bindings::sk_buff> {
+        if self.len == 0 {
+            return None;
+        }
+        let skb = self.skbs.get(self.head).copied();
+        self.head = (self.head + 1) % MAX_FRAMES;
+        self.len -= 1;
+        skb
+    }
+}
+
+/// A received frame.
+pub struct Received(*mut bindings::sk_buff);
+
+impl Received {
+    /// Copies the frame's beginning, from the Ethernet header on; how much was copied. Panic path.
+    pub fn copy_to(&self, buffer: &mut [u8]) -> usize {
+        // SAFETY: The buffer is ours. `data` stands behind the Ethernet header (eth_type_trans), which is in front
+        // of it in the same head; `skb_copy_bits` checks the rest.
+        unsafe {
+            let skb = self.0;
+            let mac_len = ((*skb).data as usize).wrapping_sub(bindings::nd_skb_mac_header(skb) as usize);
+            let total = mac_len.saturating_add((*skb).len as usize);
+            let len = total.min(buffer.len());
+            if mac_len > 64 || bindings::skb_copy_bits(skb, -(mac_len as c_int), buffer.as_mut_ptr().cast(), len as c_int) != 0 {
+                return 0;
+            }
+            len
+        }
+    }
+
+    /// Whether the UDP checksum need not be looked at again.
+    pub fn checksum_trusted(&self) -> bool {
+        // SAFETY: The buffer is ours.
+        let summed = unsafe { bindings::nd_skb_summed(self.0) };
+        summed == bindings::CHECKSUM_UNNECESSARY || summed == bindings::CHECKSUM_PARTIAL
+    }
+
+    /// Reports the memory that came with it. Panic path.
+    pub fn report(&self, changed: &mut Changed) {
+        // SAFETY: The buffer is ours; head, end and fragments are what the driver set up.
+        unsafe {
+            let skb = self.0;
+            changed.object(skb.cast(), size_of::<bindings::sk_buff>(), "skb");
+            let len = (*skb).end as usize + bindings::nd_skb_shared_info_len() as usize;
+            changed.object((*skb).head.cast(), len, "rxbuf");
+            for index in 0..bindings::nd_skb_frags(skb).min(bindings::MAX_SKB_FRAGS as _) {
+                let page = bindings::nd_skb_frag_page(skb, index);
+                changed.page(bindings::nd_page_to_phys(page) as u64, "rxbuf");
+                changed.object(page.cast(), size_of::<bindings::page>(), "struct page");
+            }
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        // SAFETY: The buffer is ours. With a budget it goes back to this CPU's cache, not to the slab.
+        unsafe { bindings::napi_consume_skb(self.0, 1) };
+    }
+}

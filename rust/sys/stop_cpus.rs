@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What happens just before panic() stops the other CPUs: get ready, and take their registers.
+//!
+//! `smp_ops` is where the architecture says how CPUs are stopped (`arch/x86/kernel/smp.c`). The stop leaves no
+//! registers behind and shuts the local APIC down, so both have to be had before. Each other CPU is interrupted and
+//! parked: it saves the registers of what it was doing and spins, with interrupts on, until the real stop arrives.
+//! So whatever it held with interrupts off has been released. A CPU that does not come within 20 ms is spinning with
+//! interrupts off; it is taken by NMI instead and spins in there.
+
+use super::bindings;
+use super::regs::{Regs, SegmentBases, GREGSET_LEN};
+use super::system;
+use core::cell::UnsafeCell;
+use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use kernel::prelude::*;
+
+/// How long a CPU may take to follow the interrupt, in microseconds.
+const PARK_LIMIT_US: u32 = 20_000;
+/// How long a CPU may take to follow the NMI, in microseconds.
+const NMI_LIMIT_US: u32 = 10_000;
+/// How many frames are unwound to find the interrupted registers.
+const MAX_FRAMES: u32 = 32;
+
+const ABSENT: u32 = 0;
+const ASKED: u32 = 1;
+const TAKING: u32 = 2;
+const TAKEN: u32 = 3;
+const TAKEN_BY_NMI: u32 = 4;
+
+/// What a CPU was doing.
+#[derive(Clone, Copy)]
+pub struct CpuState {
+    /// Address of its task.
+    pub task: u64,
+    /// The task's pid.
+    pub pid: u32,
+    /// The registers as `elf_gregset`, if they could be had.
+    pub regs: Option<[u8; GREGSET_LEN]>,
+    /// It had to be taken by NMI.
+    pub by_nmi: bool,
+}
+
+struct Slot {
+    call: UnsafeCell<bindings::__call_single_data>,
+    state: AtomicU32,
+    online: AtomicBool,
+    regs: UnsafeCell<(Regs, SegmentBases)>,
+    task: UnsafeCell<(u64, u32)>,
+    found: AtomicBool,
+}
+
+static SLOTS: AtomicPtr<KVec<Slot>> = AtomicPtr::new(core::ptr::null_mut());
+static BEFORE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static DONE: AtomicBool = AtomicBool::new(false);
+static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static CRASH_STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+struct NmiAction(UnsafeCell<core::mem::MaybeUninit<bindings::nmiaction>>);
+// SAFETY: Written once before it is registered, then the kernel's.
+unsafe impl Sync for NmiAction {}
+static NMI: NmiAction = NmiAction(UnsafeCell::new(core::mem::MaybeUninit::zeroed()));
+const NMI_NAME: &core::ffi::CStr = c"netdump";
+
+/// The interposition; dropping it takes it back.
+pub struct Interposed(());
+
+impl Interposed {
+    /// From now on `before` runs on the panicking CPU, with interrupts off and all others still running, and then
+    /// the others' registers are taken. Process context, once.
+    pub fn install(before: fn()) -> Result<Self> {
+        let mut slots = KVec::with_capacity(system::cpus_possible() as usize, GFP_KERNEL)?;
+        for _ in 0..system::cpus_possible() {
+            let slot = Slot {
+                // SAFETY: All zeroes is an idle request.
+                call: UnsafeCell::new(unsafe { core::mem::zeroed() }),
+                state: AtomicU32::new(ABSENT),
+                online: AtomicBool::new(false),
+                regs: UnsafeCell::new((Regs::default(), SegmentBases::default())),
+                task: UnsafeCell::new((0, 0)),
+                found: AtomicBool::new(false),
+            };
+            slots.push(slot, GFP_KERNEL)?;
+        }
+        let slots = KBox::new(slots, GFP_KERNEL)?;
+        BEFORE.store(before as *mut (), Ordering::Release);
+        SLOTS.store(KBox::into_raw(slots), Ordering::Release);
+        // SAFETY: The action is a static, filled in before it is registered and unregistered in `drop`.
+        unsafe {
+            let action = (*NMI.0.get()).as_mut_ptr();
+            (&raw mut (*action).handler).write(Some(on_nmi));
+            (&raw mut (*action).name).write(NMI_NAME.as_ptr().cast());
+            let list = &raw mut (*action).list;
+            (*list).next = list;
+            (*list).prev = list;
+            let error = bindings::__register_nmi_handler(bindings::NMI_LOCAL as c_uint, action);
+            if error != 0 {
+                drop(KBox::from_raw(SLOTS.swap(core::ptr::null_mut(), Ordering::AcqRel)));
+                return Err(Error::from_errno(error));
+            }
+            let ops = &raw mut bindings::smp_ops;
+            let stop = &raw mut (*ops).stop_other_cpus;
+            let crash_stop = &raw mut (*ops).crash_stop_other_cpus;
+            STOP.store(core::mem::transmute(stop.read()), Ordering::Release);
+            CRASH_STOP.store(core::mem::transmute(crash_stop.read()), Ordering::Release);
+            stop.write_volatile(Some(stop_other_cpus));
+            if crash_stop.read().is_some() {
+                crash_stop.write_volatile(Some(crash_stop_other_cpus));
+            }
+        }
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Interposed {
+    fn drop(&mut self) {
+        // SAFETY: Puts back what `install` found, unless somebody interposed on top of us: then their pointer stays
+        // and still leads here, which is why that is checked, and the module stays loaded for them to find.
+        unsafe {
+            let ops = &raw mut bindings::smp_ops;
+            let stop = &raw mut (*ops).stop_other_cpus;
+            if stop.read().is_some_and(|f| f as usize == stop_other_cpus as usize) {
+                stop.write_volatile(core::mem::transmute(STOP.load(Ordering::Acquire)));
+            }
+            let crash_stop = &raw mut (*ops).crash_stop_other_cpus;
+            if crash_stop.read().is_some_and(|f| f as usize == crash_stop_other_cpus as usize) {
+                crash_stop.write_volatile(core::mem::transmute(CRASH_STOP.load(Ordering::Acquire)));
+            }
+            bindings::unregister_nmi_handler(bindings::NMI_LOCAL as c_uint, NMI_NAME.as_ptr().cast());
+            // A CPU that is just inside one of the two has interrupts off.
+            bindings::synchronize_rcu();
+            drop(KBox::from_raw(SLOTS.swap(core::ptr::null_mut(), Ordering::AcqRel)));
+        }
+    }
+}
+
+unsafe extern "C" fn stop_other_cpus(wait: c_int) {
+    before_stop();
+    let stop = STOP.load(Ordering::Acquire);
+    // SAFETY: What `install` found there.
+    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), Option<unsafe extern "C" fn(c_int)>>(stop) } {
+        // SAFETY: Called as the kernel would have.
+        unsafe { stop(wait) };
+    }
+}
+
+unsafe extern "C" fn crash_stop_other_cpus() {
+    before_stop();
+    let stop = CRASH_STOP.load(Ordering::Acquire);
+    // SAFETY: What `install` found there.
+    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), Option<unsafe extern "C" fn()>>(stop) } {
+        // SAFETY: Called as the kernel would have.
+        unsafe { stop() };
+    }
+}
+
+fn slots() -> &'static [Slot] {
+    // SAFETY: Null, or the vector that `install` made and `drop` frees only when nobody can get here any more.
+    unsafe { SLOTS.load(Ordering::Acquire).as_ref() }.map_or(&[], |slots| slots.as_slice())
+}
+
+fn before_stop() {
+    // SAFETY: Reads a word. A shutdown or reboot stops CPUs too, and is none of our business.
+    if !unsafe { bindings::panic_on_this_cpu() } || DONE.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    for (cpu, slot) in slots().iter().enumerate() {
+        // SAFETY: Reads the mask.
+        slot.online.store(unsafe { bindings::nd_cpu_online(cpu as c_uint) }, Ordering::Relaxed);
+    }
+    let before = BEFORE.load(Ordering::Acquire);
+    if !before.is_null() {
+        // SAFETY: Stored from a `fn()`.
+        let before: fn() = unsafe { core::mem::transmute(before) };
+        before();
+    }
+    park_others();
+}
+
+fn park_others() {
+    let this = system::cpu();
+    let others = || slots().iter().enumerate().filter(|(cpu, slot)| {
+        *cpu as u32 != this && slot.online.load(Ordering::Relaxed)
+    });
+    for (cpu, slot) in others() {
+        slot.state.store(ASKED, Ordering::Release);
+        // SAFETY: The request is in a slot that lives on; it is used once (`DONE`). Callable with interrupts off.
+        unsafe {
+            let call = slot.call.get();
+            (*call).func = Some(park);
+            (*call).info = (&raw const *slot).cast_mut().cast();
+            bindings::smp_call_function_single_async(cpu as c_int, call);
+        }
+    }
+    wait_for(PARK_LIMIT_US, || others().all(|(_, slot)| taken(slot)));
+    for (cpu, slot) in others().filter(|(_, slot)| slot.state.load(Ordering::Acquire) == ASKED) {
+        let _ = slot;
+        // SAFETY: Sends an interrupt; our handler is registered.
+        unsafe { bindings::nd_send_nmi(cpu as c_uint) };
+    }
+    wait_for(NMI_LIMIT_US, || others().all(|(_, slot)| taken(slot)));
+}
+
+fn taken(slot: &Slot) -> bool {
+    slot.state.load(Ordering::Acquire) >= TAKEN
+}
+
+fn wait_for(limit_us: u32, mut done: impl FnMut() -> bool) {
+    for _ in 0..limit_us / 10 {
+        if done() {
+            return;
+        }
+        super::clock::spin_us(10);
+    }
+}
+
+/// Claims the slot for whichever of interrupt and NMI comes first.
+fn claim(slot: &Slot) -> bool {
+    slot.state.compare_exchange(ASKED, TAKING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+fn store(slot: &Slot, regs: Option<Regs>, state: u32) {
+    // SAFETY: `claim` gave this CPU the slot; others read it only once `state` is set.
+    unsafe {
+        *slot.regs.get() = (regs.unwrap_or_default(), SegmentBases::read());
+        *slot.task.get() = system::current_task();
+    }
+    slot.found.store(regs.is_some(), Ordering::Relaxed);
+    slot.state.store(state, Ordering::Release);
+}
+
+/// Runs on each other CPU as an inter-processor call, in hard interrupt context. Never returns: what it interrupted
+/// must stay as the registers say until the stop.
+unsafe extern "C" fn park(info: *mut c_void) {
+    // SAFETY: `park_others` passes a slot.
+    let slot = unsafe { &*info.cast::<Slot>() };
+    if claim(slot) {
+        store(slot, interrupted(), TAKEN);
+    }
+    loop {
+        // SAFETY: The interrupt has been acknowledged; the stop comes as another one, on top of this.
+        unsafe {
+            bindings::nd_local_irq_enable();
+            bindings::nd_cpu_relax();
+        }
+    }
+}
+
+/// The registers that the interrupt we are in has saved.
+fn interrupted() -> Option<Regs> {
+    let mut state = core::mem::MaybeUninit::<bindings::unwind_state>::zeroed();
+    let state = state.as_mut_ptr();
+    // SAFETY: The unwinder reads stacks of this CPU only, and checks what it reads.
+    unsafe {
+        bindings::nd_unwind_start(state);
+        for _ in 0..MAX_FRAMES {
+            if bindings::nd_unwind_done(state) {
+                return None;
+            }
+            let regs = bindings::nd_unwind_entry_regs(state);
+            if !regs.is_null() {
+                return Some(Regs::copy(regs));
+            }
+            bindings::unwind_next_frame(state);
+        }
+    }
+    None
+}
+
+const NMI_DONE: c_int = 0;
+
+unsafe extern "C" fn on_nmi(_: c_uint, regs: *mut bindings::pt_regs) -> c_int {
+    let Some(slot) = slots().get(system::cpu() as usize) else { return NMI_DONE };
+    // Any other NMI, at any other time.
+    if !DONE.load(Ordering::Acquire) || !claim(slot) {
+        return NMI_DONE;
+    }
+    // SAFETY: The NMI entry passes the registers of what it interrupted.
+    store(slot, Some(unsafe { Regs::copy(regs) }), TAKEN_BY_NMI);
+    loop {
+        // SAFETY: Spins.
+        unsafe { bindings::nd_cpu_relax() };
+    }
+}
+
+/// What CPU `cpu` was doing when this one panicked. None if it was offline. Panic path, after the stop.
+pub fn cpu_state(cpu: u32) -> Option<CpuState> {
+    let slot = slots().get(cpu as usize).filter(|slot| slot.online.load(Ordering::Relaxed))?;
+    let state = slot.state.load(Ordering::Acquire);
+    if state < TAKEN {
+        return Some(CpuState { task: 0, pid: 0, regs: None, by_nmi: false });
+    }
+    // SAFETY: TAKEN or later: the CPU that wrote them writes no more.
+    let (regs, bases, task, pid) = unsafe {
+        let (regs, bases) = *slot.regs.get();
+        let (task, pid) = *slot.task.get();
+        (regs, bases, task, pid)
+    };
+    let regs = slot.found.load(Ordering::Relaxed).then(|| regs.gregset(bases));
+    Some(CpuState { task, pid, regs, by_nmi: state == TAKEN_BY_NMI })
+}

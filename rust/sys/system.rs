@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Odds of the running system: who it is, what runs, and how it restarts.
+
+use super::bindings;
+use core::ffi::CStr;
+
+/// The names that `uname` prints.
+pub struct Names {
+    /// Host name.
+    pub hostname: &'static CStr,
+    /// Kernel release.
+    pub release: &'static CStr,
+    /// Kernel version.
+    pub version: &'static CStr,
+    /// Machine.
+    pub machine: &'static CStr,
+}
+
+/// Reads them. Panic path: a host name that is being changed at this moment comes out mixed, never unbounded.
+pub fn names() -> Names {
+    // SAFETY: The arrays of the initial namespace live for ever; each is bounded by its own length.
+    unsafe {
+        let names = &raw const bindings::init_uts_ns.name;
+        Names {
+            hostname: text(&*(&raw const (*names).nodename)),
+            release: text(&*(&raw const (*names).release)),
+            version: text(&*(&raw const (*names).version)),
+            machine: text(&*(&raw const (*names).machine)),
+        }
+    }
+}
+
+fn text(bytes: &'static [kernel::ffi::c_char]) -> &'static CStr {
+    // SAFETY: `c_char` and `u8` have one layout.
+    let bytes = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) };
+    CStr::from_bytes_until_nul(bytes).unwrap_or(c"")
+}
+
+/// Restarts the machine without going through shutdown. Panic path.
+pub fn restart() -> ! {
+    // SAFETY: What vpanic() itself calls for `kernel.panic`.
+    unsafe { bindings::emergency_restart() };
+    // It does not return on any machine that can restart; there is nothing better to do on one that cannot.
+    loop {
+        super::clock::spin_us(1_000_000);
+    }
+}
+
+/// This CPU's number. Panic path.
+pub fn cpu() -> u32 {
+    // SAFETY: Reads a per-CPU word.
+    unsafe { bindings::nd_cpu() }
+}
+
+/// How many CPU numbers are possible.
+pub fn cpus_possible() -> u32 {
+    // SAFETY: Constant after boot.
+    unsafe { bindings::nd_cpus_possible() }
+}
+
+/// Address and pid of the task that runs on this CPU. Panic path.
+pub fn current_task() -> (u64, u32) {
+    // SAFETY: `current` is valid while it runs.
+    unsafe {
+        let task = bindings::nd_current();
+        (task as u64, (*task).pid as u32)
+    }
+}
+
+/// Whether a kdump image is loaded: with the default order the kernel then never asks us.
+pub fn kdump_loaded() -> bool {
+    // SAFETY: Reads a flag.
+    unsafe { bindings::kexec_crash_loaded() != 0 }
+}
+
+/// Tells the watchdogs that this CPU is alive. Panic path.
+pub fn touch_watchdogs() {
+    // SAFETY: Writes per-CPU words.
+    unsafe { bindings::nd_touch_watchdogs() };
+}
+
+/// Reports what running at all changes on this CPU: its task, and the module's own variables. Panic path.
+pub fn report(changed: &mut super::volatile::Changed) {
+    // SAFETY: Addresses and sizes only.
+    unsafe {
+        changed.place(bindings::nd_current(), "task");
+        let module = &raw const bindings::__this_module;
+        let data = &(*module).mem[bindings::mod_mem_type_MOD_DATA as usize];
+        changed.object(data.base, data.size as usize, "module");
+    }
+}
+
+/// Makes this CPU look as if it were serving a softirq, until dropped. Panic path; interrupts are off.
+///
+/// Driver polls expect that context, NMI or hard interrupt context would forbid them much, and an oops in it leads
+/// back into panic() instead of killing the task and going on.
+pub struct SoftirqContext {
+    saved: usize,
+    bpf: *mut bindings::bpf_net_context,
+}
+
+/// Storage for the context that XDP programs find in `current`.
+pub struct BpfContext(core::mem::MaybeUninit<bindings::bpf_net_context>);
+
+// SAFETY: Its pointers are set and followed by the panicking CPU alone.
+unsafe impl Send for BpfContext {}
+
+impl BpfContext {
+    /// Empty; filled in by [`SoftirqContext::enter`].
+    pub const fn new() -> Self {
+        Self(core::mem::MaybeUninit::uninit())
+    }
+}
+
+impl SoftirqContext {
+    /// Enters it.
+    ///
+    /// `storage` must stay where it is until the context is left: `current` points to it. It is borrowed for the
+    /// context's whole life by living in the same plan.
+    pub fn enter(storage: &mut BpfContext) -> Self {
+        // SAFETY: Interrupts are off and the other CPUs stopped: nobody else touches this CPU's count or `current`.
+        unsafe {
+            let saved = bindings::nd_preempt_count();
+            bindings::nd_preempt_count_set(bindings::nd_preempt_count_in_softirq(saved));
+            Self { saved: saved as usize, bpf: bindings::nd_bpf_net_ctx_set(storage.0.as_mut_ptr()) }
+        }
+    }
+}
+
+impl Drop for SoftirqContext {
+    fn drop(&mut self) {
+        // SAFETY: As in `enter`.
+        unsafe {
+            bindings::nd_bpf_net_ctx_clear(self.bpf);
+            bindings::nd_preempt_count_set(self.saved as _);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Transmitting without the network stack, from a pool made beforehand.
+//!
+//! `netpoll_send_skb()` is not used: after one full queue it hands everything to a workqueue, which never runs again
+//! (`net/core/netpoll.c`). Frames go straight to the driver, as pktgen does it: one extra reference is kept on each
+//! buffer, so that the driver's free only lowers a count and no allocator is involved.
+
+use super::bindings;
+use super::volatile::Changed;
+use kernel::prelude::*;
+
+/// Buffers in the pool: a NIC's usual ring.
+pub const POOL: usize = 256;
+/// Most transmit queues that are looked at.
+const MAX_QUEUES: usize = 64;
+/// How long to try for each queue's lock before the stop, in microseconds.
+const LOCK_LIMIT_US: u32 = 1_000;
+const NETDEV_TX_OK: i32 = 0;
+
+/// A transmit queue's lock at the time of the stop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    /// We held it, so that nobody else did.
+    Ours,
+    /// It could not be had; perhaps a stopped CPU holds it for ever.
+    Unknown,
+}
+
+/// Sends frames on one device.
+pub struct Sender {
+    dev: *mut bindings::net_device,
+    skbs: KVec<*mut bindings::sk_buff>,
+    next: usize,
+    headroom: u32,
+    frame_len: usize,
+    pending: Option<*mut bindings::sk_buff>,
+    locks: [Lock; MAX_QUEUES],
+    queue: u16,
+    /// Frames that the driver took.
+    sent: u64,
+    /// Times that the driver had no room.
+    full: u64,
+}
+
+// SAFETY: See `Receiver`.
+unsafe impl Send for Sender {}
+
+/// What the NIC is to do about a frame's checksum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// Nothing.
+    Done,
+    /// Sum from this offset on, where the UDP header stands, to the end.
+    Offload(usize),
+}
+
+impl Sender {
+    /// Makes the pool. Process context; `dev` is held by the caller for the sender's life.
+    pub(super) fn new(dev: *mut bindings::net_device, frame_len: usize) -> Result<Self> {
+        // SAFETY: The device is held.
+        let room = unsafe { bindings::nd_dev_room(dev) };
+        let headroom = room.next_multiple_of(64) + 64;
+        let mut sender = Self {
+            dev,
+            skbs: KVec::with_capacity(POOL, GFP_KERNEL)?,
+            next: 0,
+            headroom,
+            frame_len,
+            pending: None,
+            locks: [Lock::Unknown; MAX_QUEUES],
+            queue: 0,
+            sent: 0,
+            full: 0,
+        };
+        for _ in 0..POOL {
+            // SAFETY: Process context.
+            let skb = unsafe { bindings::nd_alloc_skb(headroom + frame_len as u32 + room) };
+            if skb.is_null() {
+                return Err(ENOMEM);
+            }
+            sender.skbs.push(skb, GFP_KERNEL)?;
+        }
+        Ok(sender)
+    }
+
+    fn queues(&self) -> usize {
+        // SAFETY: The device is held.
+        (unsafe { (*self.dev).real_num_tx_queues } as usize).min(MAX_QUEUES)
+    }
+
+    fn txq(&self, index: usize) -> *mut bindings::netdev_queue {
+        // SAFETY: `index` is below the number of queues (see the callers).
+        unsafe { bindings::nd_txq(self.dev, index as _) }
+    }
+
+    /// Takes every queue's lock, while the other CPUs still run. Panic path, before the stop.
+    pub(super) fn quiesce(&mut self) {
+        for index in 0..self.queues() {
+            let txq = self.txq(index);
+            let mut left = LOCK_LIMIT_US / 10;
+            // SAFETY: Tries; interrupts are off.
+            while !unsafe { bindings::nd_tx_trylock(self.dev, txq) } && left > 0 {
+                left -= 1;
+                super::clock::spin_us(10);
+            }
+            if left > 0 {
+                if let Some(lock) = self.locks.get_mut(index) {
+                    *lock = Lock::Ours;
+                }
+            }
+        }
+    }
+
+    /// Frees the locks that were taken before the stop and chooses a queue. Panic path, after the stop.
+    ///
+    /// False if no queue can be used.
+    pub(super) fn take_over(&mut self) -> bool {
+        let mut chosen = None;
+        for index in 0..self.queues() {
+            let txq = self.txq(index);
+            if self.locks.get(index) == Some(&Lock::Ours) {
+                // CPUs that queued up behind us are stopped and stay in the lock's queue: it can only be made anew.
+                // SAFETY: Nobody else runs.
+                unsafe { bindings::nd_tx_lock_reinit(txq) };
+            }
+            let free = self.lock_is_free(txq);
+            // SAFETY: Reads the queue's state.
+            let stopped = unsafe { bindings::nd_txq_stopped(txq) };
+            // A queue that is merely full empties; one that is locked for ever does not.
+            if free && (chosen.is_none() || !stopped) {
+                chosen = match chosen {
+                    Some((_, false)) => chosen,
+                    _ => Some((index, stopped)),
+                };
+            }
+        }
+        self.queue = chosen.map_or(0, |(index, _)| index as u16);
+        chosen.is_some()
+    }
+
+    fn lock_is_free(&self, txq: *mut bindings::netdev_queue) -> bool {
+        // SAFETY: Tries, and gives back what it got.
+        unsafe {
+            let free = bindings::nd_tx_trylock(self.dev, txq);
+            if free {
+                bindings::nd_tx_unlock(self.dev, txq);
+            }
+            free
+        }
+    }
+
+    /// Whether a NAPI may be polled: one that reaps a transmit queue takes that queue's lock, and would wait for
+    /// ever if a stopped CPU holds it (virtio_net, `virtnet_poll_tx`). Panic path.
+    pub(super) fn may_poll(&self, napi: *mut bindings::napi_struct) -> bool {
+        (0..self.queues()).all(|index| {
+            let txq = self.txq(index);
+            // SAFETY: Reads a pointer of a held device's queue.
+            let reaps = unsafe { (*txq).napi == napi };
+            !reaps || self.lock_is_free(txq)
+        })
+    }
+
+    /// Whether the NIC computes UDP checksums.
+    pub fn offloads_checksum(&self, ipv6: bool) -> bool {
+        // SAFETY: The device is held.
+        unsafe { bindings::nd_features_checksum(self.dev, ipv6) }
+    }
+
+    /// A free buffer to write a frame into: its index and room. None while the NIC has them all. Panic path.
+    pub fn free(&mut self) -> Option<Slot<'_>> {
+        let count = self.skbs.len();
+        for step in 0..count {
+            let at = (self.next + step) % count;
+            let Some(skb) = self.skbs.get(at).copied() else { continue };
+            // SAFETY: Ours.
+            if self.pending != Some(skb) && unsafe { bindings::nd_skb_users(skb) } == 1 {
+                self.next = (at + 1) % count;
+                return Some(Slot { sender: self, skb });
+            }
+            // They come back in the order in which they went: the oldest being busy means that all are.
+            if step >= 8 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Whether [`Sender::free`] would find a buffer. Panic path.
+    pub fn has_free(&self) -> bool {
+        self.skbs.get(self.next).is_some_and(|skb| {
+            // SAFETY: Ours.
+            self.pending != Some(*skb) && unsafe { bindings::nd_skb_users(*skb) } == 1
+        })
+    }
+
+    /// Sends the frame that is pending, if there is one. False if the driver does not take it now. Panic path.
+    ///
+    /// `more` says that another one follows at once, so that the NIC need not be told yet.
+    pub fn flush(&mut self, more: bool) -> bool {
+        let Some(skb) = self.pending else { return true };
+        let txq = self.txq(usize::from(self.queue));
+        // SAFETY: The buffer is ours and complete; the queue's lock is held around the driver's function, as it
+        // expects. The extra reference is what the driver frees.
+        let taken = unsafe {
+            if !bindings::nd_tx_trylock(self.dev, txq) {
+                return false;
+            }
+            let mut taken = false;
+            if !bindings::nd_txq_stopped(txq) {
+                bindings::nd_skb_get(skb);
+                taken = bindings::nd_start_xmit(skb, self.dev, txq, more) == NETDEV_TX_OK;
+                if !taken {
+                    bindings::nd_skb_put_ref(skb);
+                }
+            }
+            bindings::nd_tx_unlock(self.dev, txq);
+            taken
+        };
+        if taken {
+            self.pending = None;
+            self.sent += 1;
+        } else {
+            self.full += 1;
+        }
+        taken
+    }
+
+    /// Whether a frame waits for the driver.
+    pub fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Frames sent, and how often the driver had no room.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.sent, self.full)
+    }
+
+    /// Reports the pool. Panic path.
+    pub fn report(&self, changed: &mut Changed) {
+        for skb in self.skbs.iter() {
+            // SAFETY: Ours; addresses only.
+            unsafe {
+                changed.object((*skb).cast(), size_of::<bindings::sk_buff>(), "pool");
+                let len = (**skb).end as usize + bindings::nd_skb_shared_info_len() as usize;
+                changed.object((**skb).head.cast(), len, "pool");
+            }
+        }
+        changed.object(self.skbs.as_ptr().cast(), POOL * size_of::<*const u8>(), "state");
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        for skb in self.skbs.iter() {
+            // SAFETY: The pool's own reference; a driver that still has one frees the buffer later.
+            unsafe { bindings::nd_kfree_skb(*skb) };
+        }
+    }
+}
+
+/// A free buffer.
+pub struct Slot<'a> {
+    sender: &'a mut Sender,
+    skb: *mut bindings::sk_buff,
+}
+
+impl Slot<'_> {
+    /// Where the frame goes, from its first byte on.
+    pub fn frame(&mut self) -> &mut [u8] {
+        // SAFETY: The buffer is ours alone (one reference) and has that much room behind the headroom.
+        unsafe {
+            bindings::nd_skb_rewind(self.skb, self.sender.headroom);
+            core::slice::from_raw_parts_mut((*self.skb).data, self.sender.frame_len)
+        }
+    }
+
+    /// Makes the first `len` bytes the pending frame. The one before must have been flushed. Panic path.
+    pub fn commit(self, len: usize, ip: usize, udp: usize, ipv6: bool, checksum: Checksum) {
+        let Self { sender, skb } = self;
+        let len = len.min(sender.frame_len);
+        // SAFETY: As in `frame`; the offsets lie inside the frame that was written.
+        unsafe {
+            bindings::nd_skb_rewind(skb, sender.headroom);
+            bindings::skb_put(skb, len as _);
+            (*skb).__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = sender.dev;
+            bindings::nd_skb_offsets(skb, ip as _, udp as _, ipv6, sender.queue);
+            if let Checksum::Offload(start) = checksum {
+                bindings::nd_skb_checksum_partial(skb, start as _);
+            }
+        }
+        sender.pending = Some(skb);
+    }
+}
