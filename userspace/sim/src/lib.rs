@@ -3,8 +3,13 @@
 //!
 //! - [`link`]: what a bad network does to datagrams, in whatever time the caller has.
 //! - [`relay`]: that model between two real endpoints; the program `netdump-impair`.
+//! - [`image`]: a crashed machine with computed memory.
+//! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
 //! - [`units`]: numbers with units as programs here take them.
 
+pub mod crowd;
+pub mod hostile;
+pub mod image;
 pub mod link;
 pub mod relay;
 pub mod units;

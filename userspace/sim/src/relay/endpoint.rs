@@ -77,7 +77,7 @@ impl Endpoint {
     }
 
     /// An end that is a socket of the caller's, connected to `remote`.
-    pub(super) fn from_socket(socket: UdpSocket, remote: SocketAddr) -> io::Result<Self> {
+    pub fn from_socket(socket: UdpSocket, remote: SocketAddr) -> io::Result<Self> {
         Ok(Endpoint::Udp(Box::new(Udp::new(socket, remote)?)))
     }
 

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `netdump-sim`: machines that crash without being there, and peers that mean harm.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use netdump_core::wire::classic::DEFAULT_PORT;
+use netdump_core::wire::Cookie;
+use netdump_sim::crowd::{self, CrowdParams};
+use netdump_sim::hostile::{self, FloodKind, FloodParams, ProbeParams};
+use netdump_sim::image::ImageParams;
+use netdump_sim::units;
+
+/// Clients and enemies of a netdump server, on real sockets. Each command ends by printing its report as JSON.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Mode,
+}
+
+#[derive(Subcommand, Debug)]
+enum Mode {
+    /// Machines with made-up memory crash at once and are dumped by the server.
+    /// The exit status is 0 if all were served.
+    Crash(Crash),
+    /// Floods a server with what no client would send.
+    Flood(Flood),
+    /// A server that acknowledges a client and then says HELLO for ever.
+    HelloServer(HelloServer),
+    /// Requests to a client with a wrong cookie, or from a wrong address.
+    /// The exit status is 0 if none was answered.
+    Probe(Probe),
+}
+
+#[derive(Args, Debug)]
+struct Crash {
+    /// The server.
+    #[arg(long, value_name = "IP:PORT")]
+    server: SocketAddrV4,
+    /// Address of the first machine; the next one has the next address.
+    #[arg(long, value_name = "IP", default_value = "127.0.1.1")]
+    first: Ipv4Addr,
+    /// UDP port of the machines.
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// Number of machines.
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+    /// Memory of each.
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "64M")]
+    memory: u64,
+    /// CPUs of each.
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// One page in so many cannot be read; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    poisoned_every: u64,
+    /// Clients that do not know our extension of the protocol: items are empty.
+    #[arg(long)]
+    no_items: bool,
+    /// The shared secret, 16 hexadecimal digits.
+    #[arg(long, value_parser = cookie, default_value = "1111111111111111")]
+    cookie: Cookie,
+    /// Longest wait for the server.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
+    handshake_timeout: Duration,
+    /// Longest time without a request.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
+    idle_timeout: Duration,
+    /// Longest dump.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "3600s")]
+    total_timeout: Duration,
+    /// Makes memory different from run to run.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
+struct Flood {
+    /// The server.
+    #[arg(long, value_name = "IP:PORT")]
+    server: SocketAddrV4,
+    /// What to send.
+    #[arg(long, value_enum, default_value = "mixed")]
+    kind: FloodKind,
+    /// Source address and port of the first sender.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.2.1:6666")]
+    source: SocketAddrV4,
+    /// Number of senders, with the addresses from there on.
+    #[arg(long, default_value_t = 1)]
+    sources: u32,
+    /// Forge the source address with a raw socket: it may be another machine's. Needs CAP_NET_RAW.
+    #[arg(long)]
+    forge: bool,
+    /// Datagrams a second.
+    #[arg(long, default_value_t = 10_000)]
+    rate: u32,
+    /// How long.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
+    time: Duration,
+    /// Of all chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
+struct HelloServer {
+    /// Where to listen.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:6666")]
+    bind: SocketAddrV4,
+    /// The shared secret, 16 hexadecimal digits.
+    #[arg(long, value_parser = cookie, default_value = "1111111111111111")]
+    cookie: Cookie,
+    /// Time between two HELLOs.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "500ms")]
+    interval: Duration,
+    /// How long.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
+    time: Duration,
+}
+
+#[derive(Args, Debug)]
+struct Probe {
+    /// The client.
+    #[arg(long, value_name = "IP:PORT")]
+    client: SocketAddrV4,
+    /// Where requests come from.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:0")]
+    source: SocketAddrV4,
+    /// The cookie in them, 16 hexadecimal digits; a new random one each time if not given.
+    #[arg(long, value_parser = cookie)]
+    cookie: Option<Cookie>,
+    /// Requests a second.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// How long.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "5s")]
+    time: Duration,
+    /// Of all chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn cookie(text: &str) -> Result<Cookie, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16)
+        .map(Cookie::new)
+        .map_err(|e| format!("{text}: {e}"))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn main() -> Result<ExitCode> {
+    let (report, good) = match Cli::parse().command {
+        Mode::Crash(args) => crash(&args)?,
+        Mode::Flood(args) => (flood(&args)?, true),
+        Mode::HelloServer(args) => {
+            let report = hostile::hello_forever(args.bind, args.cookie, args.interval, args.time)?;
+            (serde_json::to_string_pretty(&report)?, true)
+        }
+        Mode::Probe(args) => probe(&args)?,
+    };
+    println!("{report}");
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn crash(args: &Crash) -> Result<(String, bool)> {
+    let report = crowd::run(&CrowdParams {
+        server: args.server,
+        first: args.first,
+        port: args.port,
+        count: args.count,
+        image: ImageParams {
+            memory: args.memory,
+            seed: args.seed,
+            cpus: args.cpus,
+            poisoned_every: args.poisoned_every,
+            extension: !args.no_items,
+            ..ImageParams::default()
+        },
+        cookie: args.cookie,
+        handshake_timeout: nanos(args.handshake_timeout),
+        idle_timeout: nanos(args.idle_timeout),
+        total_timeout: nanos(args.total_timeout),
+    })?;
+    Ok((serde_json::to_string_pretty(&report)?, report.given_up == 0))
+}
+
+fn flood(args: &Flood) -> Result<String> {
+    let report = hostile::flood(&FloodParams {
+        server: args.server,
+        source: args.source,
+        sources: args.sources,
+        forge: args.forge,
+        kind: args.kind,
+        rate: args.rate,
+        time: args.time,
+        seed: args.seed,
+    })?;
+    Ok(serde_json::to_string_pretty(&report)?)
+}
+
+fn probe(args: &Probe) -> Result<(String, bool)> {
+    let report = hostile::probe(&ProbeParams {
+        client: args.client,
+        source: args.source,
+        cookie: args.cookie,
+        rate: args.rate,
+        time: args.time,
+        seed: args.seed,
+    })?;
+    Ok((serde_json::to_string_pretty(&report)?, report.answers == 0))
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Machines that crash at once and are dumped over real sockets, each with the engine of the kernel module.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::Instant;
+
+use netdump_core::engine::{Config, Counters, End, Engine, Time, MAX_DATAGRAM};
+use netdump_core::wire::Cookie;
+use nix::poll::{ppoll, PollFd, PollFlags};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use serde::Serialize;
+
+use crate::image::{Image, ImageParams, PAGE_SIZE};
+use crate::relay::{Endpoint, BATCH, MAX_FRAME};
+
+/// Datagrams that one machine sends before the next has its turn.
+const TURN: usize = 4 * BATCH;
+
+/// The machines and where they are.
+#[derive(Debug, Clone)]
+pub struct CrowdParams {
+    /// The server.
+    pub server: SocketAddrV4,
+    /// Address of the first machine; the others have the ones behind it. On the loopback any of 127.0.0.0/8 will do.
+    pub first: Ipv4Addr,
+    /// Port of all of them.
+    pub port: u16,
+    /// How many.
+    pub count: u32,
+    /// The same for all, but for the seed, which goes up.
+    pub image: ImageParams,
+    /// The same for all.
+    pub cookie: Cookie,
+    /// Limits of the engine, ns; 0 is none.
+    pub handshake_timeout: u64,
+    /// Likewise.
+    pub idle_timeout: u64,
+    /// Likewise.
+    pub total_timeout: u64,
+}
+
+/// What became of one machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct MachineReport {
+    /// Its address.
+    pub address: IpAddr,
+    /// How its dump ended.
+    pub end: String,
+    /// Since it crashed, s.
+    pub seconds: f64,
+    /// Pages sent whole, copies included.
+    pub pages: u64,
+    /// Pages of RAM that it has.
+    pub ram_pages: u64,
+    /// Requests that were taken.
+    pub requests: u64,
+    /// Requests with a wrong cookie.
+    pub bad_cookie: u64,
+    /// Requests dropped because its queue was full.
+    pub queue_full: u64,
+    /// Datagrams for which the socket had no room.
+    pub unsent: u64,
+    /// START_NETDUMP sent.
+    pub starts: u64,
+}
+
+/// What became of all of them.
+#[derive(Debug, Clone, Serialize)]
+pub struct CrowdReport {
+    /// From the first crash to the last end, s.
+    pub seconds: f64,
+    /// Machines whose server ordered a reboot or an exit.
+    pub served: usize,
+    /// Machines that gave up.
+    pub given_up: usize,
+    /// Memory sent, copies included, in 10^6 bytes a second.
+    pub megabytes_per_second: f64,
+    /// Each machine.
+    pub machines: Vec<MachineReport>,
+}
+
+struct Machine {
+    address: SocketAddrV4,
+    endpoint: Endpoint,
+    engine: Box<Engine>,
+    image: Image,
+    unsent: u64,
+    end: Option<(End, f64)>,
+}
+
+impl Machine {
+    fn crash(params: &CrowdParams, number: u32, now: Time) -> io::Result<Self> {
+        let address = SocketAddrV4::new(
+            Ipv4Addr::from(u32::from(params.first).wrapping_add(number)),
+            params.port,
+        );
+        let socket = UdpSocket::bind(address)?;
+        let endpoint = Endpoint::from_socket(socket, SocketAddr::V4(params.server))?;
+        let seed = params.image.seed.wrapping_add(u64::from(number));
+        let image = Image::new(ImageParams {
+            seed,
+            ..params.image.clone()
+        });
+        let mut engine = Box::new(Engine::new());
+        let config = Config {
+            handshake_timeout: params.handshake_timeout,
+            idle_timeout: params.idle_timeout,
+            total_timeout: params.total_timeout,
+            ..image.config(params.cookie)
+        };
+        engine.begin(config, now);
+        Ok(Machine {
+            address,
+            endpoint,
+            engine,
+            image,
+            unsent: 0,
+            end: None,
+        })
+    }
+
+    /// One round of the kernel module's loop. Whether there is more to send.
+    fn turn(&mut self, now: Time, frames: &mut [Vec<u8>]) -> io::Result<bool> {
+        loop {
+            frames.iter_mut().for_each(|f| f.resize(MAX_FRAME, 0));
+            let count = self.endpoint.receive(frames)?;
+            for frame in &frames[..count] {
+                self.engine.handle(now, frame);
+            }
+            if count < frames.len() {
+                break;
+            }
+        }
+        let mut more = true;
+        for _ in 0..TURN / BATCH {
+            let mut count = 0;
+            for frame in frames.iter_mut() {
+                frame.resize(MAX_DATAGRAM, 0);
+                let Some(len) = self.engine.transmit(now, &mut self.image, frame) else {
+                    more = false;
+                    break;
+                };
+                frame.truncate(len);
+                count += 1;
+            }
+            let sent = self.endpoint.send(&frames[..count])?;
+            self.unsent += (count - sent) as u64;
+            if !more {
+                break;
+            }
+        }
+        self.end = self.engine.poll(now).map(|end| (end, now.0 as f64 / 1e9));
+        Ok(more)
+    }
+
+    fn report(&self) -> MachineReport {
+        let counters: &Counters = self.engine.counters();
+        MachineReport {
+            address: IpAddr::V4(*self.address.ip()),
+            end: self
+                .end
+                .map_or_else(|| "running".into(), |(end, _)| format!("{end:?}")),
+            seconds: self.end.map_or(0.0, |(_, seconds)| seconds),
+            pages: counters.pages,
+            ram_pages: self.image.ram_pages().count() as u64,
+            requests: counters.accepted,
+            bad_cookie: counters.bad_cookie,
+            queue_full: counters.queue_full,
+            unsent: self.unsent,
+            starts: counters.starts,
+        }
+    }
+}
+
+/// Crashes all machines and returns when the last dump is over. Without timeouts that may be never.
+pub fn run(params: &CrowdParams) -> io::Result<CrowdReport> {
+    let started = Instant::now();
+    let now = || Time(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let mut machines = (0..params.count)
+        .map(|n| Machine::crash(params, n, now()))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut frames = vec![Vec::new(); BATCH];
+    loop {
+        let mut busy = false;
+        for machine in machines.iter_mut().filter(|m| m.end.is_none()) {
+            busy |= machine.turn(now(), &mut frames)?;
+        }
+        let running: Vec<_> = machines.iter().filter(|m| m.end.is_none()).collect();
+        if running.is_empty() {
+            break;
+        }
+        if busy {
+            continue;
+        }
+        let deadline = running
+            .iter()
+            .filter_map(|m| m.engine.next_deadline())
+            .min();
+        let wait = deadline.map(|at| {
+            TimeSpec::nanoseconds(i64::try_from(at.0.saturating_sub(now().0)).unwrap_or(i64::MAX))
+        });
+        let mut fds: Vec<_> = running
+            .iter()
+            .map(|m| PollFd::new(m.endpoint.fd(), PollFlags::POLLIN))
+            .collect();
+        ppoll(&mut fds, wait, None)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let reports: Vec<_> = machines.iter().map(Machine::report).collect();
+    let pages: u64 = reports.iter().map(|r| r.pages).sum();
+    let served = machines
+        .iter()
+        .filter(|m| matches!(m.end, Some((End::Reboot | End::Exit, _))))
+        .count();
+    Ok(CrowdReport {
+        seconds,
+        served,
+        given_up: machines.len() - served,
+        megabytes_per_second: (pages * PAGE_SIZE) as f64 / 1e6 / seconds,
+        machines: reports,
+    })
+}
