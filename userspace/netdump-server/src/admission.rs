@@ -36,12 +36,16 @@ pub enum Decision {
     Full,
 }
 
+/// One attempt to dump. An address may have several: behind a translator, or crashed anew before the last is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DumpId(pub u64);
+
 /// Slots, queue and history.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
-    running: HashSet<IpAddr>,
-    waiting: VecDeque<IpAddr>,
+    running: HashSet<DumpId>,
+    waiting: VecDeque<(DumpId, IpAddr)>,
     history: HashMap<IpAddr, VecDeque<Instant>>,
 }
 
@@ -57,41 +61,44 @@ impl Admission {
     }
 
     /// A proven client asks for a slot. Asking again changes nothing.
-    pub fn request(&mut self, client: IpAddr, now: Instant) -> Decision {
-        if self.running.contains(&client) {
+    pub fn request(&mut self, id: DumpId, client: IpAddr, now: Instant) -> Decision {
+        if self.running.contains(&id) {
             return Decision::Start;
         }
+        if let Some(place) = self.waiting.iter().position(|waiting| waiting.0 == id) {
+            return Decision::Wait(place);
+        }
         if self.over_limit(client, now) {
-            self.waiting.retain(|waiting| *waiting != client);
             return Decision::LogOnly;
         }
-        if let Some(place) = self.waiting.iter().position(|waiting| *waiting == client) {
-            return if place == 0 && self.has_room() { self.start(client, now) } else { Decision::Wait(place) };
-        }
         if self.waiting.is_empty() && self.has_room() {
-            return self.start(client, now);
+            self.start(id, client, now);
+            return Decision::Start;
         }
         if self.waiting.len() >= self.limits.waiting {
             return Decision::Full;
         }
-        self.waiting.push_back(client);
+        self.waiting.push_back((id, client));
         Decision::Wait(self.waiting.len() - 1)
     }
 
-    /// The next client in the queue that gets a slot now; it counts as running from here on.
-    pub fn next(&mut self, now: Instant) -> Option<IpAddr> {
+    /// The next client in the queue that can be told now: it has a slot, or has had its dumps meanwhile.
+    pub fn next(&mut self, now: Instant) -> Option<(DumpId, Decision)> {
         if !self.has_room() {
             return None;
         }
-        let client = *self.waiting.front()?;
-        self.start(client, now);
-        Some(client)
+        let (id, client) = self.waiting.pop_front()?;
+        if self.over_limit(client, now) {
+            return Some((id, Decision::LogOnly));
+        }
+        self.start(id, client, now);
+        Some((id, Decision::Start))
     }
 
-    /// The client's dump is over, or it has left the queue.
-    pub fn leave(&mut self, client: IpAddr) {
-        self.running.remove(&client);
-        self.waiting.retain(|waiting| *waiting != client);
+    /// The dump is over, or has left the queue.
+    pub fn leave(&mut self, id: DumpId) {
+        self.running.remove(&id);
+        self.waiting.retain(|waiting| waiting.0 != id);
     }
 
     /// Dumps running.
@@ -108,14 +115,12 @@ impl Admission {
         self.running.len() < self.limits.concurrent
     }
 
-    fn start(&mut self, client: IpAddr, now: Instant) -> Decision {
-        self.waiting.retain(|waiting| *waiting != client);
-        self.running.insert(client);
+    fn start(&mut self, id: DumpId, client: IpAddr, now: Instant) {
+        self.running.insert(id);
         if self.history.len() >= MAX_REMEMBERED && !self.history.contains_key(&client) {
             self.forget(now);
         }
         self.history.entry(client).or_default().push_back(now);
-        Decision::Start
     }
 
     fn over_limit(&mut self, client: IpAddr, now: Instant) -> bool {
@@ -156,19 +161,20 @@ mod tests {
     #[test]
     fn the_limit_is_exact_and_the_queue_is_in_order() {
         let (mut a, now) = (admission(2, 2, 0), Instant::now());
-        assert_eq!(a.request(ip(1), now), Decision::Start);
-        assert_eq!(a.request(ip(2), now), Decision::Start);
-        assert_eq!(a.request(ip(3), now), Decision::Wait(0));
-        assert_eq!(a.request(ip(4), now), Decision::Wait(1));
-        assert_eq!(a.request(ip(5), now), Decision::Full);
-        assert_eq!(a.request(ip(4), now), Decision::Wait(1), "asking again changes nothing");
+        let ask = |a: &mut Admission, n| a.request(DumpId(n), ip(n as u8), now);
+        assert_eq!(ask(&mut a, 1), Decision::Start);
+        assert_eq!(ask(&mut a, 2), Decision::Start);
+        assert_eq!(ask(&mut a, 3), Decision::Wait(0));
+        assert_eq!(ask(&mut a, 4), Decision::Wait(1));
+        assert_eq!(ask(&mut a, 5), Decision::Full);
+        assert_eq!(ask(&mut a, 4), Decision::Wait(1), "asking again changes nothing");
         assert_eq!(a.next(now), None);
-        a.leave(ip(1));
-        assert_eq!(a.request(ip(4), now), Decision::Wait(1), "nobody jumps the queue");
-        assert_eq!(a.next(now), Some(ip(3)));
+        a.leave(DumpId(1));
+        assert_eq!(ask(&mut a, 5), Decision::Full, "nobody jumps the queue");
+        assert_eq!(a.next(now), Some((DumpId(3), Decision::Start)));
         assert_eq!(a.next(now), None);
-        a.leave(ip(4));
-        a.leave(ip(2));
+        a.leave(DumpId(4));
+        a.leave(DumpId(2));
         assert_eq!(a.next(now), None);
         assert_eq!((a.running(), a.waiting()), (1, 0));
     }
@@ -176,29 +182,35 @@ mod tests {
     #[test]
     fn an_hour_has_so_many_dumps() {
         let (mut a, now) = (admission(4, 4, 2), Instant::now());
-        for _ in 0..2 {
-            assert_eq!(a.request(ip(1), now), Decision::Start);
-            a.leave(ip(1));
+        for n in 0..2 {
+            assert_eq!(a.request(DumpId(n), ip(1), now), Decision::Start);
+            assert_eq!(a.request(DumpId(n), ip(1), now), Decision::Start, "asking again is not counted");
+            a.leave(DumpId(n));
         }
-        assert_eq!(a.request(ip(1), now), Decision::LogOnly);
-        assert_eq!(a.request(ip(2), now), Decision::Start);
-        assert_eq!(a.request(ip(1), now + HOUR - Duration::from_secs(1)), Decision::LogOnly);
-        assert_eq!(a.request(ip(1), now + HOUR), Decision::Start);
+        assert_eq!(a.request(DumpId(7), ip(1), now), Decision::LogOnly);
+        assert_eq!(a.request(DumpId(8), ip(2), now), Decision::Start);
+        assert_eq!(a.request(DumpId(9), ip(1), now + HOUR - Duration::from_secs(1)), Decision::LogOnly);
+        assert_eq!(a.request(DumpId(10), ip(1), now + HOUR), Decision::Start);
     }
 
     #[test]
-    fn a_running_client_that_asks_again_is_not_counted_again() {
-        let (mut a, now) = (admission(1, 1, 1), Instant::now());
-        assert_eq!(a.request(ip(1), now), Decision::Start);
-        assert_eq!(a.request(ip(1), now), Decision::Start);
-        assert_eq!(a.running(), 1);
+    fn the_hour_counts_for_those_who_wait_too() {
+        let (mut a, now) = (admission(1, 4, 1), Instant::now());
+        assert_eq!(a.request(DumpId(1), ip(1), now), Decision::Start);
+        assert_eq!(a.request(DumpId(2), ip(2), now), Decision::Wait(0));
+        assert_eq!(a.request(DumpId(3), ip(2), now), Decision::Wait(1));
+        a.leave(DumpId(1));
+        assert_eq!(a.next(now), Some((DumpId(2), Decision::Start)));
+        a.leave(DumpId(2));
+        assert_eq!(a.next(now), Some((DumpId(3), Decision::LogOnly)));
+        assert_eq!(a.running(), 0);
     }
 
     #[test]
     fn history_is_bounded() {
         let (mut a, now) = (admission(usize::MAX, 0, 1), Instant::now());
         for n in 0..MAX_REMEMBERED as u32 + 100 {
-            a.request(IpAddr::from(n.to_be_bytes()), now + Duration::from_millis(u64::from(n)));
+            a.request(DumpId(n.into()), IpAddr::from(n.to_be_bytes()), now + Duration::from_millis(u64::from(n)));
         }
         assert_eq!(a.history.len(), MAX_REMEMBERED);
     }

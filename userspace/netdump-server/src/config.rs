@@ -166,6 +166,14 @@ impl Key {
         (self.set)(settings, text)
     }
 
+    /// Takes this one setting from others.
+    pub fn copy(&self, from: &Settings, to: &mut Settings) -> Result<(), String> {
+        match split_line(&format!("x={}", self.show(from)))? {
+            Some((_, value)) => self.set(to, &value),
+            None => Ok(()),
+        }
+    }
+
     /// The setting as it would stand in the file.
     pub fn show(&self, settings: &Settings) -> String {
         (self.show)(settings)

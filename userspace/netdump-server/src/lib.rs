@@ -4,12 +4,20 @@
 
 pub mod admission;
 pub mod allow;
+pub mod cli;
 pub mod config;
 pub mod crashdir;
-pub mod hooks;
-pub mod netlog;
-pub mod socket;
-pub mod meta;
-pub mod store;
+pub mod daemon;
+pub mod dispatch;
+pub mod dump;
+pub mod dumps;
 pub mod events;
+pub mod hooks;
 pub mod logs;
+pub mod meta;
+pub mod netlog;
+pub mod server;
+pub mod socket;
+mod status;
+pub mod store;
+pub mod writer;

@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -47,27 +47,28 @@ pub struct Sent {
     pub refused: usize,
 }
 
-/// The bound socket and its buffers.
+/// The bound socket: two halves, so that answers can be sent while received datagrams are looked at.
 pub struct Socket {
+    /// Takes datagrams in.
+    pub receiver: Receiver,
+    /// Sends them.
+    pub sender: Sender,
+}
+
+/// The half that receives, with its buffers.
+pub struct Receiver {
     fd: OwnedFd,
-    v6: bool,
-    gso: bool,
     slots: Vec<Vec<u8>>,
     rcvbuf: usize,
     overflow: u32,
     drops: u64,
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> i32 {
-        self.fd.as_raw_fd()
-    }
+/// The half that sends.
+pub struct Sender {
+    fd: OwnedFd,
+    v6: bool,
+    gso: bool,
 }
 
 impl Socket {
@@ -112,9 +113,12 @@ impl Socket {
         }
         let slots = (0..BATCH).map(|_| vec![0; SLOT]).collect();
         // The kernel doubles what is asked for, for its own book-keeping.
-        Ok(Socket { fd, v6, gso: true, slots, rcvbuf: got / 2, overflow: 0, drops: 0 })
+        let sender = Sender { fd: fd.try_clone()?, v6, gso: true };
+        Ok(Socket { receiver: Receiver { fd, slots, rcvbuf: got / 2, overflow: 0, drops: 0 }, sender })
     }
+}
 
+impl Receiver {
     /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let name: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
@@ -129,6 +133,11 @@ impl Socket {
     /// Datagrams that the kernel dropped because the receive buffer was full.
     pub fn drops(&self) -> u64 {
         self.drops
+    }
+
+    /// The same socket for the reactor, which tells when there is something to receive.
+    pub fn readiness(&self) -> io::Result<tokio::net::UdpSocket> {
+        tokio::net::UdpSocket::from_std(self.fd.try_clone()?.into())
     }
 
     /// Hands every datagram of one batch to `each`; how many there were, or `WouldBlock`.
@@ -174,7 +183,9 @@ impl Socket {
         }
         Ok(count)
     }
+}
 
+impl Sender {
     /// Sends `data`, which is datagrams of `size` bytes one behind another, to one peer.
     pub fn send(&mut self, path: Path, data: &[u8], size: usize) -> Sent {
         let mut total = Sent::default();
@@ -297,7 +308,7 @@ mod tests {
     fn receive_some(socket: &mut Socket, want: usize) -> Vec<(Path, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < want {
-            match socket.receive(|path, data| got.push((path, data.to_vec()))) {
+            match socket.receiver.receive(|path, data| got.push((path, data.to_vec()))) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 other => drop(other.unwrap()),
             }
@@ -307,7 +318,7 @@ mod tests {
 
     fn round_trip(server: Option<&str>, client: &str) {
         let mut socket = Socket::bind(&settings(server)).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let port = socket.receiver.local_addr().unwrap().port();
         let peer = UdpSocket::bind((client, 0)).unwrap();
         for n in 0..100u8 {
             peer.send_to(&[n; 100], (client, port)).unwrap();
@@ -318,9 +329,9 @@ mod tests {
         assert_eq!(path.peer, peer.local_addr().unwrap());
         assert_eq!(path.local, Some(client.parse().unwrap()));
         for gso in [true, false] {
-            socket.gso = gso;
+            socket.sender.gso = gso;
             let data: Vec<u8> = (0..130u8).flat_map(|n| [n; 24]).collect();
-            assert_eq!(socket.send(path, &data, 24), Sent { sent: 130, refused: 0 });
+            assert_eq!(socket.sender.send(path, &data, 24), Sent { sent: 130, refused: 0 });
             for n in 0..130u8 {
                 let mut buf = [0; 100];
                 let (len, from) = peer.recv_from(&mut buf).unwrap();
@@ -344,31 +355,31 @@ mod tests {
     #[test]
     fn answers_leave_from_the_address_that_was_asked() {
         let mut socket = Socket::bind(&settings(None)).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let port = socket.receiver.local_addr().unwrap().port();
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.send_to(b"x", ("127.0.0.7", port)).unwrap();
         let path = receive_some(&mut socket, 1)[0].0;
         assert_eq!(path.local, Some("127.0.0.7".parse().unwrap()));
-        socket.send(path, &[0; 24], 24);
+        socket.sender.send(path, &[0; 24], 24);
         assert_eq!(peer.recv_from(&mut [0; 24]).unwrap().1, SocketAddr::from(([127, 0, 0, 7], port)));
     }
 
     #[test]
     fn drops_are_counted() {
         let mut socket = Socket::bind(&Settings { rcvbuf: 64 << 10, ..settings(Some("127.0.0.1")) }).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let port = socket.receiver.local_addr().unwrap().port();
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..2000 {
             peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         }
         let mut got = 0;
-        while let Ok(count) = socket.receive(|_, _| ()) {
+        while let Ok(count) = socket.receiver.receive(|_, _| ()) {
             got += count;
         }
         // The counter travels with the datagrams queued after the drops.
         peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         got += receive_some(&mut socket, 1).len();
-        assert_eq!(got as u64 + socket.drops(), 2001);
-        assert!(socket.drops() > 0);
+        assert_eq!(got as u64 + socket.receiver.drops(), 2001);
+        assert!(socket.receiver.drops() > 0);
     }
 }

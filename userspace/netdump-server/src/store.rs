@@ -49,7 +49,7 @@ enum Job {
     Open(DirId),
     Measure(DirId),
     Forget(DirId),
-    State(&'static str, Vec<u8>),
+    Streams(&'static str, Vec<(String, u32, DirId)>),
 }
 
 /// The way to the thread.
@@ -122,9 +122,10 @@ impl Store {
         self.submit(Job::Forget(dir));
     }
 
-    /// Writes a file beside the directories.
-    pub fn state(&self, name: &'static str, bytes: Vec<u8>) {
-        self.submit(Job::State(name, bytes));
+    /// Writes where log streams stand (address and port, next offset, directory) to a file beside the directories,
+    /// as JSON with the directories' names.
+    pub fn streams(&self, file: &'static str, streams: Vec<(String, u32, DirId)>) {
+        self.submit(Job::Streams(file, streams));
     }
 
     /// Does all that was asked for and ends the thread.
@@ -209,9 +210,16 @@ impl Worker {
                 }
                 Job::Measure(id) => (self.report)(StoreEvent::Free(id, self.root.free_bytes())),
                 Job::Forget(id) => drop(self.dirs.remove(&id)),
-                Job::State(name, bytes) => {
-                    if let Err(error) = self.root.write_state(name, &bytes) {
-                        tracing::warn!(file = name, "cannot be written: {error}");
+                Job::Streams(file, streams) => {
+                    let named: Vec<(&str, u32, &str)> = streams
+                        .iter()
+                        .filter_map(|(peer, next, dir)| Some((&peer[..], *next, &self.dirs.get(dir)?.name[..])))
+                        .collect();
+                    let written = serde_json::to_vec(&named)
+                        .map_err(io::Error::from)
+                        .and_then(|json| self.root.write_state(file, &json));
+                    if let Err(error) = written {
+                        tracing::warn!(file, "cannot be written: {error}");
                     }
                 }
             }

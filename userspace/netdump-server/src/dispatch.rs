@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a datagram is, whom it concerns, and whether it may.
+//!
+//! Cheap checks come first, and nothing is allocated for a sender that has proved nothing beyond one entry in a
+//! table of [`MAX_PROBES`], whose oldest entry makes way.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netdump_core::wire::classic::{Body, Code, Reply, ReplyView, Start, REPLY_HEADER_LEN};
+use netdump_core::wire::Cookie;
+use netdump_session::{Params, Phase, Session};
+
+use crate::admission::DumpId;
+use crate::dump::Dump;
+use crate::events::Reason;
+use crate::hooks::Hook;
+use crate::logs::Context;
+use crate::server::Server;
+use crate::socket::Path;
+
+/// Clients that have sent START_NETDUMP and not yet answered a HELLO.
+pub const MAX_PROBES: usize = 1024;
+/// Unknown clients that are looked at in a second; the others send their START_NETDUMP again.
+pub const STARTS_PER_SECOND: u32 = 2000;
+/// Addresses for which it is remembered whether they may log.
+const MAX_MAY_LOG: usize = 16_384;
+/// How long it is remembered.
+const MAY_LOG_FOR: Duration = Duration::from_secs(30);
+/// The cookie of clients without a file in `magic/`, as in the original.
+pub const OPEN_COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
+
+impl Server {
+    /// Takes one datagram. What follows from it is worked out after its batch.
+    pub(crate) fn datagram(&mut self, path: Path, datagram: &[u8]) {
+        self.events.received_bytes += datagram.len() as u64;
+        match datagram.first() {
+            Some(4 | 5) => {}
+            Some(6) => return self.refuse(Reason::UnknownVersion, path, "version 6 is not spoken here"),
+            _ => return self.events.add(Reason::NotNetdump, 1),
+        }
+        if datagram.len() < REPLY_HEADER_LEN {
+            return self.refuse(Reason::TooShort, path, "shorter than a netdump header");
+        }
+        let view = match ReplyView::new_checked(datagram) {
+            Ok(view) => view,
+            Err(error) => return self.refuse(Reason::Malformed, path, error),
+        };
+        match view.code() {
+            Code::Log => self.log_text(path, &view, datagram),
+            Code::Start => self.start_netdump(path, &view, datagram),
+            _ => self.reply(path, datagram),
+        }
+    }
+
+    /// An answer, which only a session can make sense of.
+    fn reply(&mut self, path: Path, datagram: &[u8]) {
+        if let Some(dump) = self.dumps.get_mut(&path.peer) {
+            dump.session.handle(self.now, datagram);
+            return self.touch(path);
+        }
+        let Some(others) = self.by_ip.get(&path.peer.ip()) else {
+            return self.refuse(Reason::Stranger, path, "a reply that nobody asked for");
+        };
+        for addr in others {
+            if let Some(dump) = self.dumps.get_mut(addr) {
+                dump.wrong_port += 1;
+            }
+        }
+        self.refuse(Reason::WrongPort, path, "a reply from another port than the client's");
+    }
+
+    fn log_text(&mut self, path: Path, view: &ReplyView<'_>, datagram: &[u8]) {
+        let client = path.peer.ip();
+        let mut dumping = false;
+        let mut registered = false;
+        let sessions = self.by_ip.get(&client).cloned().unwrap_or_default();
+        for addr in &sessions {
+            let Some(dump) = self.dumps.get_mut(addr) else { continue };
+            if dump.session.phase() != Phase::Probe {
+                dumping = true;
+                registered |= dump.registered;
+                // So that it knows that the task listing goes on, from whatever port that comes.
+                dump.session.handle(self.now, datagram);
+                self.touched.push(*addr);
+            }
+        }
+        if !dumping {
+            registered = self.may_log(client);
+            if !registered && self.settings.secure {
+                return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");
+            }
+        }
+        let mut cx = Context {
+            now: self.now,
+            settings: &self.settings,
+            store: &mut self.store,
+            events: &mut self.events,
+        };
+        let followup = self.logs.packet(&mut cx, path.peer, registered, view.info(), view.payload());
+        if followup.booted && !dumping {
+            self.run_hook(Hook::Start, client, None);
+        }
+    }
+
+    fn start_netdump(&mut self, path: Path, view: &ReplyView<'_>, datagram: &[u8]) {
+        if let Some(dump) = self.dumps.get_mut(&path.peer) {
+            // It decides whether this is the same crash again.
+            dump.session.handle(self.now, datagram);
+            return self.touch(path);
+        }
+        let start = match Reply::from_view(view) {
+            Ok(Reply { body: Body::Start(start), .. }) => start,
+            Ok(_) => return self.refuse(Reason::Malformed, path, "not a START_NETDUMP"),
+            Err(error) => return self.refuse(Reason::Malformed, path, error),
+        };
+        if self.now.saturating_duration_since(self.starts.second) >= Duration::from_secs(1) {
+            self.starts.second = self.now;
+            self.starts.used = 0;
+        }
+        self.starts.used += 1;
+        if self.starts.used > STARTS_PER_SECOND {
+            return self.refuse(Reason::StartFlood, path, "too many START_NETDUMP of unknown clients");
+        }
+        self.begin_session(path, start);
+    }
+
+    /// Begins a session, which sends its ACK and a HELLO; nothing more is done until that is answered.
+    pub(crate) fn begin_session(&mut self, path: Path, start: Start) {
+        let (cookie, registered) = match self.root.magic(path.peer.ip()) {
+            Ok(Some(cookie)) => (cookie, true),
+            Ok(None) if self.settings.secure => {
+                let detail = "START_NETDUMP from an address without a file in magic/: not dumped (secure=1)";
+                return self.refuse(Reason::NotRegistered, path, detail);
+            }
+            Ok(None) => (OPEN_COOKIE, false),
+            Err(error) => return self.refuse(Reason::BadMagic, path, format_args!("the file in magic/ {error}")),
+        };
+        let mut seed = [0; 32];
+        if let Err(error) = getrandom::fill(&mut seed) {
+            return self.refuse(Reason::StorageFailed, path, format_args!("no randomness: {error}"));
+        }
+        if !self.make_room_for_probe(path) {
+            return;
+        }
+        let params = Params {
+            max_window: u16::try_from(self.settings.max_outstanding_pages).unwrap_or(u16::MAX),
+            silence: self.settings.client_timeout,
+            ..Params::new(cookie)
+        };
+        let session = Session::new(params, start, seed, self.now);
+        self.next_id += 1;
+        let id = DumpId(self.next_id);
+        let dump = Dump::new(id, session, path, registered, self.now, self.drops);
+        self.dumps.insert(path.peer, Box::new(dump));
+        self.by_ip.entry(path.peer.ip()).or_default().push(path.peer);
+        tracing::debug!(client = %path.peer, ?start, "START_NETDUMP");
+        self.touch(path);
+    }
+
+    /// Keeps the table of unproven clients at its size.
+    fn make_room_for_probe(&mut self, path: Path) -> bool {
+        // What is proven is bounded by the slots, the queue and MAX_LOG_ONLY.
+        if self.dumps.len() < MAX_PROBES + self.admission.running() + self.admission.waiting() {
+            return true;
+        }
+        let probes = self.dumps.iter().filter(|(_, dump)| dump.is_probe());
+        let oldest = probes.min_by_key(|(_, dump)| dump.began).map(|(addr, _)| *addr);
+        match oldest {
+            Some(oldest) => {
+                self.refuse(Reason::ProbeEvicted, path, "too many clients that answer no HELLO; the oldest is dropped");
+                self.drop_session(oldest);
+                true
+            }
+            None => {
+                self.refuse(Reason::TooManyClients, path, "no room for another client");
+                false
+            }
+        }
+    }
+
+    fn may_log(&mut self, client: IpAddr) -> bool {
+        if let Some((answer, since)) = self.may_log.get(&client) {
+            if self.now.saturating_duration_since(*since) < MAY_LOG_FOR {
+                return *answer;
+            }
+        }
+        let answer = self.settings.log_allow.holds(client) || matches!(self.root.magic(client), Ok(Some(_)));
+        if self.may_log.len() >= MAX_MAY_LOG {
+            self.may_log.clear();
+        }
+        self.may_log.insert(client, (answer, self.now));
+        answer
+    }
+
+    fn touch(&mut self, path: Path) {
+        if self.touched.last() != Some(&path.peer) && !self.touched.contains(&path.peer) {
+            self.touched.push(path.peer);
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, reason: Reason, path: Path, detail: impl std::fmt::Display) {
+        self.events.note(self.now, reason, path.peer, detail);
+    }
+
+    pub(crate) fn wake_at(&mut self, at: Instant) {
+        self.next_timeout = Some(self.next_timeout.map_or(at, |next| next.min(at)));
+    }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! One client's dump: its session, its directory, its file, and what will stand in `meta.json`.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use netdump_core::wire::classic::Start;
+use netdump_core::wire::ext::VolatileRange;
+use netdump_session::{Absence, Counters, Grant, Outcome, Phase, Session};
+use netdump_vmcore::DumpInfo;
+
+use crate::admission::DumpId;
+use crate::config::Format;
+use crate::crashdir::ClientDir;
+use crate::meta::{DatagramCounts, DumpMeta, Meta, PageCounts, VolatileMeta};
+use crate::socket::Path;
+use crate::store::DirId;
+use crate::writer::{FileFacts, Page, Writer};
+
+/// Pages that are handed to the writer at once, so that a thread is not woken for each.
+const BATCH: usize = 32;
+
+/// How far the search for room on the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Not looked at.
+    Unknown,
+    /// Asked; `last` after the hook had its chance.
+    Measuring {
+        /// There is no other chance.
+        last: bool,
+    },
+    /// `netdump-nospace` runs.
+    Hook,
+    /// There is enough, or nobody checks.
+    Enough,
+    /// There is not.
+    Lacking,
+}
+
+/// A dump from its START_NETDUMP until its directory is closed.
+#[derive(Debug)]
+pub struct Dump {
+    /// Its name inside the server.
+    pub id: DumpId,
+    /// The protocol.
+    pub session: Session,
+    /// Where requests go.
+    pub path: Path,
+    /// The client has a file in `magic/`.
+    pub registered: bool,
+    /// What it was granted, once it was.
+    pub grant: Option<Grant>,
+    /// Its directory.
+    pub dir: Option<DirId>,
+    /// The same, opened.
+    pub client_dir: Option<ClientDir>,
+    /// What the client told about itself.
+    pub info: Option<Box<DumpInfo>>,
+    /// Room on the disk.
+    pub space: Space,
+    /// Bytes of disk that are kept for it.
+    pub reserved: u64,
+    /// The thread that writes the vmcore.
+    pub writer: Option<Writer>,
+    /// Layout of the file.
+    pub format: Format,
+    /// The file is closed, or there will be none.
+    pub facts: Option<FileFacts>,
+    /// The file is whole.
+    pub complete: bool,
+    /// Why there is no (whole) file, where the session cannot know.
+    pub storage_error: Option<String>,
+    /// Pages given to the thread and not back yet.
+    pub on_their_way: usize,
+    batch: Vec<Page>,
+    /// Page frames without a page.
+    pub absent: PageCounts,
+    /// What the client changed while it dumped.
+    pub volatile: Vec<VolatileRange>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// START_NETDUMP.
+    pub started: Timestamp,
+    /// The same on the clock that sessions use.
+    pub began: Instant,
+    /// Datagrams from the client's address, but not its port.
+    pub wrong_port: u64,
+    /// Drops of the socket when it began.
+    pub drops_before: u64,
+    /// Tenths of the memory that were reported.
+    pub tenths: u64,
+    /// Counters of the session that were taken over.
+    pub seen: Counters,
+    /// Lost log bytes, filled in at the end.
+    pub log_lost: u64,
+}
+
+impl Dump {
+    /// A dump that has just been asked for.
+    pub fn new(id: DumpId, session: Session, path: Path, registered: bool, now: Instant, drops: u64) -> Dump {
+        Dump {
+            id,
+            session,
+            path,
+            registered,
+            grant: None,
+            dir: None,
+            client_dir: None,
+            info: None,
+            space: Space::Unknown,
+            reserved: 0,
+            writer: None,
+            format: Format::Elf,
+            facts: None,
+            complete: false,
+            storage_error: None,
+            on_their_way: 0,
+            batch: Vec::new(),
+            absent: PageCounts::default(),
+            volatile: Vec::new(),
+            outcome: None,
+            started: Timestamp::now(),
+            began: now,
+            wrong_port: 0,
+            drops_before: drops,
+            tenths: 0,
+            seen: Counters::default(),
+            log_lost: 0,
+        }
+    }
+
+    /// Takes a page for the file.
+    pub fn push_page(&mut self, page: Page) {
+        self.batch.push(page);
+        if self.batch.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// Gives the pages to the writer.
+    pub fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        if let Some(writer) = &self.writer {
+            self.on_their_way += batch.len();
+            writer.pages(batch);
+        }
+    }
+
+    /// Counts page frames that will not come.
+    pub fn note_absent(&mut self, pages: u64, why: Absence) {
+        match why {
+            Absence::Reserved => self.absent.reserved += pages,
+            Absence::OutOfRange => self.absent.out_of_range += pages,
+            Absence::Unanswered => self.absent.unanswered += pages,
+        }
+    }
+
+    /// Bytes of disk that it may still use.
+    pub fn still_reserved(&self) -> u64 {
+        let page = self.info.as_ref().map_or(0, |info| info.page_size.bytes() as u64);
+        self.reserved.saturating_sub(self.session.progress().pages.saturating_mul(page))
+    }
+
+    /// The file is written or being written.
+    pub fn is_writing(&self) -> bool {
+        self.writer.is_some() && self.facts.is_none()
+    }
+
+    /// `meta.json` as of now.
+    pub fn meta(&self, drops: u64) -> Meta {
+        let counters = self.session.counters();
+        let facts = self.facts.unwrap_or_default();
+        let info = self.info.as_deref();
+        let outcome = self.outcome.as_ref();
+        let memory_seconds = outcome.map_or(0.0, |outcome| outcome.memory_duration.as_secs_f64());
+        let page_size = info.map_or(0, |info| info.page_size.bytes() as u64);
+        let pages = outcome.map_or_else(|| self.session.progress().pages, |outcome| outcome.pages);
+        let rate = if memory_seconds > 0.0 { (pages * page_size) as f64 / memory_seconds } else { 0.0 };
+        let (protocol, machine) = match self.session.start() {
+            Start::V5 { machine, .. } => (5, machine.0),
+            Start::V4 => (4, netdump_core::wire::classic::Machine::I386.0),
+        };
+        let failure = match (&self.storage_error, outcome) {
+            (Some(error), _) => Some(error.clone()),
+            (None, Some(outcome)) => outcome.failure.as_ref().map(ToString::to_string),
+            (None, None) => None,
+        };
+        let dump = DumpMeta {
+            started: Some(self.started),
+            ended: self.outcome.is_some().then(Timestamp::now),
+            phase: self.session.phase().name(),
+            failure,
+            protocol,
+            machine,
+            format: match self.format {
+                Format::Elf => "elf",
+                Format::Netdump => "netdump",
+            },
+            page_size,
+            nr_pages: info.map_or(0, |info| info.nr_pages),
+            memory_bytes: info.map_or(0, DumpInfo::memory_bytes),
+            pages: PageCounts { written: facts.pages.written, zero: facts.pages.zero, ..self.absent },
+            datagrams: DatagramCounts {
+                requests: counters.requests,
+                received: counters.datagrams,
+                retransmissions: counters.lost_by_order + counters.lost_by_time,
+                duplicates: counters.duplicate_chunks,
+                conflicts: counters.conflicts,
+                refused: counters.malformed + counters.unknown_nr + counters.wrong_code,
+                wrong_port: self.wrong_port,
+                socket_drops: drops.saturating_sub(self.drops_before),
+            },
+            vmcore_bytes: facts.bytes,
+            vmcore_disk_bytes: facts.disk_bytes,
+            cpus: info.map_or(0, |info| info.cpus.iter().filter(|cpu| cpu.regs.is_some()).count()),
+            show_state: outcome.is_some_and(|outcome| outcome.show_state),
+            obeyed: outcome.is_some_and(|outcome| outcome.obeyed),
+            seconds: outcome.map_or_else(|| self.began.elapsed(), |outcome| outcome.duration).as_secs_f64(),
+            memory_seconds,
+            bytes_per_second: rate as u64,
+        };
+        Meta {
+            complete: self.complete,
+            log_lost_bytes: self.log_lost,
+            identity: info.map(|info| info.identity.clone()).unwrap_or_default(),
+            panic: info.and_then(|info| info.panic.clone()),
+            dump: Some(dump),
+            volatile: self.volatile.iter().map(volatile_meta).collect(),
+            ..Meta::new(self.path.peer.ip(), self.started, self.registered)
+        }
+    }
+
+    /// Whether it may be pushed out by another client: it has proved nothing.
+    pub fn is_probe(&self) -> bool {
+        self.session.phase() == Phase::Probe
+    }
+}
+
+fn volatile_meta(range: &VolatileRange) -> VolatileMeta {
+    VolatileMeta {
+        start: range.range.start.0,
+        end: range.range.end.0,
+        label: range.label().unwrap_or_default().to_owned(),
+    }
+}

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The life of a dump: slot, directory, room on the disk, file, end.
+//!
+//! ```text
+//! Proved            a slot, or the queue, or log only          admission
+//! granted           directory, netdump-crash                   store
+//! Described         enough room? netdump-nospace, once         store, hooks
+//! enough            vmcore-incomplete                          writer
+//! MemoryDone        synced, renamed to vmcore                  writer
+//! Finished          meta.json, compress=, netdump-reboot       store, hooks
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use netdump_core::wire::classic::REQUEST_LEN;
+use netdump_session::{Event, Grant, Phase};
+
+use crate::admission::{Decision, DumpId};
+use crate::dump::{Dump, Space};
+use crate::events::Reason;
+use crate::hooks::Hook;
+use crate::logs::Context;
+use crate::server::{Report, Server};
+use crate::store::{DirId, StoreEvent};
+use crate::writer::{Page, Writer, WriterEvent, WriterOptions};
+
+/// Clients beyond their hourly limit that are served at once; more are only told to go.
+const MAX_LOG_ONLY: usize = 64;
+/// Requests that are sent for one client before others have their turn.
+const MAX_BURST: usize = 1024;
+/// Disk that a dump needs beside its memory: headers, log, directories.
+const OVERHEAD: u64 = 4 << 20;
+
+impl Server {
+    /// Works out what a session wants after something was done to it, and sends its requests.
+    pub(crate) fn advance(&mut self, addr: SocketAddr) {
+        let Some(mut dump) = self.dumps.remove(&addr) else { return };
+        while let Some(event) = dump.session.poll_event() {
+            self.take_event(&mut dump, event);
+        }
+        dump.flush();
+        let room = self.room_per_dump(&dump).saturating_sub(dump.on_their_way);
+        dump.session.set_write_room(room);
+        self.transmit(&mut dump);
+        self.note_counters(&mut dump);
+        self.report_progress(&mut dump);
+        if dump.outcome.is_some() {
+            self.forget_address(addr);
+            return self.close(dump);
+        }
+        if let Some(at) = dump.session.poll_timeout() {
+            self.wake_at(at);
+        }
+        self.dumps.insert(addr, dump);
+    }
+
+    /// Pages that may wait for one dump's disk: every possible dump has an equal share of the whole.
+    fn room_per_dump(&self, dump: &Dump) -> usize {
+        let share = self.settings.write_buffer / self.settings.max_concurrent_dumps.max(1) as usize;
+        let page = dump.info.as_ref().map_or(4096, |info| info.page_size.bytes());
+        // At least one batch, or a slow disk would be fed page by page.
+        (share / page).max(64)
+    }
+
+    fn transmit(&mut self, dump: &mut Dump) {
+        let mut requests = Vec::new();
+        while requests.len() < MAX_BURST * REQUEST_LEN {
+            let Some(request) = dump.session.poll_transmit(self.now) else { break };
+            requests.extend_from_slice(&request);
+        }
+        if requests.is_empty() {
+            return;
+        }
+        let sent = self.sender.send(dump.path, &requests, REQUEST_LEN);
+        self.events.sent += sent.sent as u64;
+        if sent.refused > 0 {
+            self.events.add(Reason::SendRefused, sent.refused as u64 - 1);
+            self.refuse(Reason::SendRefused, dump.path, "the kernel did not take all requests");
+        }
+    }
+
+    fn take_event(&mut self, dump: &mut Dump, event: Event) {
+        match event {
+            Event::Phase(phase) => {
+                if self.settings.verbose >= 2 {
+                    tracing::info!(client = %dump.path.peer, phase = phase.name(), "phase");
+                } else {
+                    tracing::debug!(client = %dump.path.peer, phase = phase.name(), "phase");
+                }
+            }
+            Event::Proved => self.request_slot(dump),
+            Event::Described(info) => {
+                let mib = info.memory_bytes() >> 20;
+                let panic = info.panic.as_deref().map(str::trim_end).unwrap_or("unknown");
+                tracing::info!(client = %dump.path.peer, machine = info.machine.0, cpus = info.cpus.len(), mib, panic, "described");
+                dump.info = Some(info);
+                self.prepare_storage(dump);
+            }
+            // Log packets are taken from the socket directly, from any port of the client; see dispatch.
+            Event::Netlog { .. } => {}
+            Event::KernelLog(text) => {
+                let mut all = format!("\n[netdump: the kernel log as of the crash, {} bytes]\n", text.len()).into_bytes();
+                all.extend_from_slice(&text);
+                if text.last().is_some_and(|byte| *byte != b'\n') {
+                    all.push(b'\n');
+                }
+                let client = dump.path.peer.ip();
+                let mut cx = Context {
+                    now: self.now,
+                    settings: &self.settings,
+                    store: &mut self.store,
+                    events: &mut self.events,
+                };
+                self.logs.append(&mut cx, client, dump.registered, all);
+            }
+            Event::Page { pfn, data, again } => {
+                self.events.pages += 1;
+                dump.push_page(Page { pfn, data, again });
+            }
+            Event::Absent { pfns, why } => dump.note_absent(pfns.end.saturating_sub(pfns.start), why),
+            Event::MemoryDone(end) => {
+                dump.flush();
+                let complete = end.failure.is_none();
+                match &dump.writer {
+                    Some(writer) => writer.finish(complete),
+                    // The client must not wait for a file that will never be.
+                    None => dump.session.stored(self.now),
+                }
+            }
+            Event::Volatile(ranges) => dump.volatile = ranges,
+            Event::Finished(outcome) => dump.outcome = Some(outcome),
+        }
+    }
+
+    fn request_slot(&mut self, dump: &mut Dump) {
+        match self.admission.request(dump.id, dump.path.peer.ip(), self.now) {
+            Decision::Start => self.grant(dump, Grant::Full),
+            Decision::Wait(place) => {
+                tracing::info!(client = %dump.path.peer, place = place + 1, "waiting for a slot");
+            }
+            Decision::LogOnly => {
+                let detail = format_args!(
+                    "dumps_per_hour={} reached: only the log is taken, then the client is rebooted",
+                    self.settings.dumps_per_hour
+                );
+                self.events.note(self.now, Reason::HourlyLimit, dump.path.peer, detail);
+                self.grant_log_only(dump);
+            }
+            Decision::Full => {
+                let detail = "too many clients wait already: only the log is taken, then the client is rebooted";
+                self.refuse(Reason::QueueFull, dump.path, detail);
+                self.grant_log_only(dump);
+            }
+        }
+    }
+
+    fn grant_log_only(&mut self, dump: &mut Dump) {
+        let log_only = self.dumps.values().filter(|dump| dump.grant == Some(Grant::LogOnly)).count();
+        if log_only >= MAX_LOG_ONLY {
+            self.refuse(Reason::TooManyClients, dump.path, "not even the log is taken");
+            return dump.session.cancel(self.now);
+        }
+        self.grant(dump, Grant::LogOnly);
+    }
+
+    fn grant(&mut self, dump: &mut Dump, grant: Grant) {
+        dump.grant = Some(grant);
+        dump.format = self.settings.format;
+        let client = dump.path.peer.ip();
+        let mut cx = Context {
+            now: self.now,
+            settings: &self.settings,
+            store: &mut self.store,
+            events: &mut self.events,
+        };
+        let dir = self.logs.begin_dump(&mut cx, client, dump.registered);
+        dump.dir = Some(dir);
+        self.store.open(dir);
+        self.events.dumps_started += 1;
+        self.write_meta(dump);
+        tracing::info!(client = %dump.path.peer, log_only = grant == Grant::LogOnly, "dump begins");
+        dump.session.grant_slot(self.now, grant);
+    }
+
+    /// Gives free slots to those who wait.
+    pub(crate) fn admit_next(&mut self) {
+        while let Some((id, decision)) = self.admission.next(self.now) {
+            let addr = self.dumps.iter().find(|(_, dump)| dump.id == id).map(|(addr, _)| *addr);
+            let Some(mut dump) = addr.and_then(|addr| self.dumps.remove(&addr)) else {
+                self.admission.leave(id);
+                continue;
+            };
+            if decision == Decision::Start {
+                self.grant(&mut dump, Grant::Full);
+            } else {
+                self.refuse(Reason::HourlyLimit, dump.path, "dumps_per_hour reached while waiting: only the log is taken");
+                self.grant_log_only(&mut dump);
+            }
+            self.touched.push(dump.path.peer);
+            self.dumps.insert(dump.path.peer, dump);
+        }
+    }
+
+    pub(crate) fn take_store_event(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Created(..) => {}
+            StoreEvent::Failed(dir, error) => {
+                let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+                self.events.note(self.now, Reason::StorageFailed, nobody, &error);
+                self.logs.dir_failed(dir);
+                self.with_dir(dir, |server, dump| server.storage_failed(dump, &format!("directory: {error}")));
+            }
+            StoreEvent::Opened(dir, Ok(client_dir)) => self.with_dir(dir, |server, dump| {
+                let path = client_dir.path().to_owned();
+                dump.client_dir = Some(client_dir);
+                server.run_hook(Hook::Crash, dump.path.peer.ip(), Some(path));
+                server.prepare_storage(dump);
+            }),
+            StoreEvent::Opened(dir, Err(error)) => {
+                self.with_dir(dir, |server, dump| server.storage_failed(dump, &format!("directory: {error}")));
+            }
+            StoreEvent::Free(dir, free) => self.with_dir(dir, |server, dump| match free {
+                Ok(free) => server.judge_space(dump, free),
+                Err(error) => server.storage_failed(dump, &format!("free space unknown: {error}")),
+            }),
+        }
+    }
+
+    fn with_dir(&mut self, dir: DirId, act: impl FnOnce(&mut Server, &mut Dump)) {
+        let addr = self.dumps.iter().find(|(_, dump)| dump.dir == Some(dir)).map(|(addr, _)| *addr);
+        let Some((addr, mut dump)) = addr.and_then(|addr| Some((addr, self.dumps.remove(&addr)?))) else { return };
+        act(self, &mut dump);
+        self.dumps.insert(addr, dump);
+        self.touched.push(addr);
+    }
+
+    /// Once the directory is open and the client has described itself: is there room?
+    fn prepare_storage(&mut self, dump: &mut Dump) {
+        if dump.client_dir.is_none() || dump.info.is_none() || dump.grant != Some(Grant::Full) {
+            return;
+        }
+        if dump.space != Space::Unknown || dump.storage_error.is_some() {
+            return;
+        }
+        if !self.settings.space_check {
+            return self.open_file(dump);
+        }
+        if let Some(dir) = dump.dir {
+            dump.space = Space::Measuring { last: false };
+            self.store.measure(dir);
+        }
+    }
+
+    fn judge_space(&mut self, dump: &mut Dump, free: u64) {
+        let Space::Measuring { last } = dump.space else { return };
+        let Some(info) = &dump.info else { return };
+        let needed = info.memory_bytes().saturating_add(OVERHEAD);
+        let others: u64 = self.dumps.values().map(|other| other.still_reserved()).sum();
+        let usable = free.saturating_sub(others);
+        let client = dump.path.peer;
+        if usable >= needed {
+            dump.reserved = needed;
+            return self.open_file(dump);
+        }
+        let (need, have) = (needed >> 20, usable >> 20);
+        if last {
+            tracing::error!(%client, "No space for dump image, even after calling netdump-nospace: {need} MiB needed, {have} MiB free");
+            dump.space = Space::Lacking;
+            return self.storage_failed(dump, &format!("no space: {need} MiB needed, {have} MiB free"));
+        }
+        tracing::error!(%client, "No space for dump image: {need} MiB needed, {have} MiB free; calling netdump-nospace");
+        dump.space = Space::Hook;
+        let path = dump.client_dir.as_ref().map(|dir| dir.path().to_owned());
+        let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
+        let (reports, id) = (self.reports.clone(), dump.id);
+        tokio::spawn(async move {
+            hooks.run(Hook::NoSpace, client.ip(), path.as_deref(), timeout).await;
+            // Nobody listens any more when the server ends.
+            let _ = reports.send(Report::SpaceHook(id));
+        });
+    }
+
+    pub(crate) fn space_hook_done(&mut self, id: DumpId) {
+        let dump = self.dumps.values_mut().find(|dump| dump.id == id);
+        if let Some((dump, dir)) = dump.and_then(|dump| dump.dir.map(|dir| (dump, dir))) {
+            dump.space = Space::Measuring { last: true };
+            self.store.measure(dir);
+        }
+    }
+
+    fn open_file(&mut self, dump: &mut Dump) {
+        dump.space = Space::Enough;
+        let (Some(dir), Some(info)) = (dump.client_dir.as_ref(), dump.info.as_ref()) else { return };
+        let options = WriterOptions { format: dump.format, skip_zero: self.settings.skip_zero };
+        let info = (**info).clone();
+        let started =
+            dir.try_clone().and_then(|dir| Writer::start(dump.id, dir, info, options, self.reports.clone()));
+        match started {
+            Ok(writer) => dump.writer = Some(writer),
+            Err(error) => self.storage_failed(dump, &format!("cannot write: {error}")),
+        }
+    }
+
+    fn storage_failed(&mut self, dump: &mut Dump, why: &str) {
+        if dump.storage_error.is_none() {
+            self.refuse(Reason::StorageFailed, dump.path, format_args!("no (more) memory is stored: {why}"));
+            dump.storage_error = Some(why.to_owned());
+        }
+        dump.reserved = 0;
+        dump.session.storage_failed(self.now);
+    }
+
+    pub(crate) fn take_writer_event(&mut self, id: DumpId, event: WriterEvent) {
+        if let Some(place) = self.closing.iter().position(|dump| dump.id == id) {
+            if let WriterEvent::Closed(result, facts) = event {
+                let mut dump = self.closing.swap_remove(place);
+                note_closed(&mut dump, result, facts);
+                self.conclude(dump);
+            }
+            return;
+        }
+        let addr = self.dumps.iter().find(|(_, dump)| dump.id == id).map(|(addr, _)| *addr);
+        let Some((addr, mut dump)) = addr.and_then(|addr| Some((addr, self.dumps.remove(&addr)?))) else { return };
+        match event {
+            WriterEvent::Ready => {
+                tracing::debug!(client = %addr, "server creating vmcore");
+                dump.session.storage_ready(self.now);
+            }
+            WriterEvent::Written(buffers) => {
+                dump.on_their_way = dump.on_their_way.saturating_sub(buffers.len());
+                for buffer in buffers {
+                    dump.session.recycle(buffer);
+                }
+            }
+            WriterEvent::Failed(error) => {
+                self.storage_failed(&mut dump, &format!("writing failed: {error}"));
+                // With the file closed now, what it holds is safe whatever happens later.
+                if let Some(writer) = &dump.writer {
+                    writer.finish(false);
+                }
+            }
+            WriterEvent::Closed(result, facts) => {
+                note_closed(&mut dump, result, facts);
+                dump.session.stored(self.now);
+                self.write_meta(&dump);
+            }
+        }
+        self.dumps.insert(addr, dump);
+        self.touched.push(addr);
+    }
+
+    /// The session is over; the file may not be.
+    fn close(&mut self, mut dump: Box<Dump>) {
+        if let Some(writer) = dump.writer.as_ref().filter(|_| dump.facts.is_none()) {
+            // Sent a second time where MemoryDone did it: the thread takes the first.
+            writer.finish(false);
+        }
+        dump.log_lost = if dump.grant.is_some() { self.logs.end_dump(dump.path.peer.ip()) } else { 0 };
+        let restarted = dump.outcome.as_mut().and_then(|outcome| outcome.restarted_as.take());
+        let path = dump.path;
+        if dump.is_writing() {
+            self.closing.push(dump);
+        } else {
+            self.conclude(dump);
+        }
+        if let Some(start) = restarted {
+            tracing::info!(client = %path.peer, "the client crashed again and starts another dump");
+            self.begin_session(path, start);
+        }
+    }
+
+    /// Everything is over: says so, frees the slot, runs the last scripts.
+    fn conclude(&mut self, dump: Box<Dump>) {
+        self.admission.leave(dump.id);
+        let client = dump.path.peer;
+        if dump.grant.is_none() {
+            let failure = dump.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
+            let why = failure.map_or_else(|| "it ended".to_owned(), ToString::to_string);
+            self.refuse(Reason::NotProved, dump.path, format_args!("no dump: {why}"));
+            return self.admit_next();
+        }
+        self.write_meta(&dump);
+        let meta = dump.meta(self.drops);
+        if let Some(facts) = &meta.dump {
+            let directory = dump.client_dir.as_ref().map_or("", |dir| dir.name());
+            let seconds = format!("{:.1}", facts.seconds);
+            let rate = format!("{:.1}", facts.bytes_per_second as f64 / 1e6);
+            if meta.complete {
+                self.events.dumps_complete += 1;
+                tracing::info!(%client, directory, seconds, mb_per_second = rate, pages = ?facts.pages, datagrams = ?facts.datagrams, "dump complete");
+            } else {
+                self.events.dumps_incomplete += 1;
+                let failure = facts.failure.as_deref().unwrap_or("unknown");
+                tracing::warn!(%client, directory, failure, seconds, pages = ?facts.pages, datagrams = ?facts.datagrams, "dump not complete");
+            }
+        }
+        self.last_scripts(&dump);
+        self.admit_next();
+    }
+
+    fn last_scripts(&mut self, dump: &Dump) {
+        let client = dump.path.peer.ip();
+        let Some(dir) = dump.client_dir.as_ref().map(|dir| dir.path().to_owned()) else { return };
+        let compress = if dump.complete { self.settings.compress.clone() } else { String::new() };
+        let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
+        tokio::spawn(async move {
+            if !compress.is_empty() {
+                hooks.compress(&compress, &dir.join(crate::crashdir::COMPLETE), client).await;
+            }
+            hooks.run(Hook::Reboot, client, Some(&dir), timeout).await;
+        });
+    }
+
+    pub(crate) fn run_hook(&mut self, hook: Hook, client: IpAddr, dir: Option<PathBuf>) {
+        let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
+        tokio::spawn(async move {
+            hooks.run(hook, client, dir.as_deref(), timeout).await;
+        });
+    }
+
+    pub(crate) fn write_meta(&self, dump: &Dump) {
+        if let Some(dir) = dump.dir {
+            self.store.meta(dir, dump.meta(self.drops));
+        }
+    }
+
+    fn note_counters(&mut self, dump: &mut Dump) {
+        let (now, before) = (dump.session.counters(), dump.seen);
+        dump.seen = now;
+        let path = dump.path;
+        self.events.add(Reason::UnknownNumber, now.unknown_nr - before.unknown_nr);
+        let bad = (now.malformed - before.malformed) + (now.wrong_code - before.wrong_code);
+        if bad > 0 {
+            self.events.add(Reason::BadReply, bad - 1);
+            self.refuse(Reason::BadReply, path, "a reply whose fields make no sense");
+        }
+    }
+
+    fn report_progress(&self, dump: &mut Dump) {
+        if self.settings.verbose == 0 || dump.session.phase() != Phase::Memory {
+            return;
+        }
+        let progress = dump.session.progress();
+        let tenths = (progress.done * 10).checked_div(progress.total).unwrap_or(0);
+        if tenths > dump.tenths {
+            dump.tenths = tenths;
+            let (window, rtt) = (progress.window, progress.rtt);
+            tracing::info!(client = %dump.path.peer, window, ?rtt, "received {tenths}0% of pages");
+        }
+    }
+
+    fn forget_address(&mut self, addr: SocketAddr) {
+        if let Some(addrs) = self.by_ip.get_mut(&addr.ip()) {
+            addrs.retain(|other| *other != addr);
+            if addrs.is_empty() {
+                self.by_ip.remove(&addr.ip());
+            }
+        }
+    }
+
+    /// Drops a client that has proved nothing.
+    pub(crate) fn drop_session(&mut self, addr: SocketAddr) {
+        self.dumps.remove(&addr);
+        self.forget_address(addr);
+    }
+
+    /// The server ends: every file is closed as it is.
+    pub(crate) fn stop_dumps(&mut self) {
+        for (_, mut dump) in std::mem::take(&mut self.dumps) {
+            if dump.grant.is_none() {
+                continue;
+            }
+            dump.flush();
+            if let Some(writer) = dump.writer.as_ref().filter(|_| dump.facts.is_none()) {
+                writer.finish(false);
+            }
+            if !dump.complete {
+                dump.storage_error = Some("the server was stopped".into());
+            }
+            self.closing.push(dump);
+        }
+        self.by_ip.clear();
+    }
+}
+
+fn note_closed(dump: &mut Dump, result: std::io::Result<bool>, facts: crate::writer::FileFacts) {
+    dump.facts = Some(facts);
+    dump.reserved = 0;
+    match result {
+        Ok(complete) => dump.complete = complete,
+        Err(error) => {
+            tracing::error!(client = %dump.path.peer, "the vmcore could not be closed: {error}");
+            dump.storage_error.get_or_insert(format!("closing failed: {error}"));
+        }
+    }
+}

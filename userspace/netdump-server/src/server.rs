@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The server: one task that owns the socket, all sessions and all tables, so that nothing needs a lock.
+//!
+//! It never touches a disk: directories and logs belong to the [`store`](crate::store) thread, each vmcore to a
+//! [`writer`](crate::writer) thread, scripts to processes; all report back through one channel. What a datagram does
+//! is in [`dispatch`](crate::dispatch), the life of a dump in [`dumps`](crate::dumps).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
+
+use crate::admission::{Admission, DumpId, Limits};
+use crate::cli::Invocation;
+use crate::config::{Reload, Settings, KEYS};
+use crate::crashdir::CrashDir;
+use crate::dump::Dump;
+use crate::events::{Events, Reason};
+use crate::hooks::Hooks;
+use crate::logs::{Context, Logs};
+use crate::socket::{Receiver, Sender, Socket};
+use crate::status;
+use crate::store::{Store, StoreEvent};
+use crate::writer::WriterEvent;
+
+/// Batches that are read before timers and reports have their turn.
+const BATCHES_PER_TURN: usize = 8;
+/// Time that open files have at the end of the server.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Time between two summaries of what was counted.
+const SUMMARY: Duration = Duration::from_secs(60);
+/// Where the places of log streams are kept while the server is down.
+const STREAMS_FILE: &str = "netlog.json";
+/// No such file is larger: 4096 sources with 4 streams of 200 bytes.
+const STREAMS_FILE_MAX: u64 = 4 << 20;
+
+/// What other threads and tasks report.
+#[derive(Debug)]
+pub enum Report {
+    /// From the storage thread.
+    Store(StoreEvent),
+    /// From the writer of a dump.
+    Writer(DumpId, WriterEvent),
+    /// `netdump-nospace` has run for this dump.
+    SpaceHook(DumpId),
+}
+
+impl From<StoreEvent> for Report {
+    fn from(event: StoreEvent) -> Self {
+        Report::Store(event)
+    }
+}
+
+impl From<(DumpId, WriterEvent)> for Report {
+    fn from((id, event): (DumpId, WriterEvent)) -> Self {
+        Report::Writer(id, event)
+    }
+}
+
+/// The whole state.
+pub struct Server {
+    pub(crate) invocation: Invocation,
+    pub(crate) settings: Settings,
+    pub(crate) sender: Sender,
+    pub(crate) root: CrashDir,
+    pub(crate) store: Store,
+    pub(crate) hooks: Hooks,
+    pub(crate) events: Events,
+    pub(crate) logs: Logs,
+    pub(crate) admission: Admission,
+    /// Sessions by the client's address and port.
+    pub(crate) dumps: HashMap<SocketAddr, Box<Dump>>,
+    /// Dumps whose session is over and whose file is not yet closed.
+    pub(crate) closing: Vec<Box<Dump>>,
+    /// Sessions per address, so that a stranger's packet costs one look.
+    pub(crate) by_ip: HashMap<IpAddr, Vec<SocketAddr>>,
+    /// Clients with datagrams whose consequences are not yet worked out.
+    pub(crate) touched: Vec<SocketAddr>,
+    /// Whether an address may log, remembered for a while.
+    pub(crate) may_log: HashMap<IpAddr, (bool, Instant)>,
+    pub(crate) starts: StartBudget,
+    pub(crate) next_id: u64,
+    pub(crate) next_timeout: Option<Instant>,
+    pub(crate) reports: UnboundedSender<Report>,
+    pub(crate) now: Instant,
+    pub(crate) began: jiff::Timestamp,
+    /// Datagrams that the socket has dropped since it was bound.
+    pub(crate) drops: u64,
+    summed: u64,
+}
+
+/// How many unknown clients are looked at in a second.
+#[derive(Debug)]
+pub(crate) struct StartBudget {
+    pub(crate) second: Instant,
+    pub(crate) used: u32,
+}
+
+impl Server {
+    /// Binds the socket and opens the crash directory: what can fail before the server detaches.
+    pub fn prepare(settings: &Settings) -> anyhow::Result<(Socket, CrashDir)> {
+        let socket = Socket::bind(settings).with_context(|| {
+            let addr = settings.addr.map_or_else(|| "*".to_owned(), |addr| addr.to_string());
+            format!("Couldn't bind master socket to {addr}:{}", settings.port)
+        })?;
+        let dir = settings.dumpdir.display();
+        let root = CrashDir::open(&settings.dumpdir).with_context(|| format!("can't use the crash directory {dir}"))?;
+        Ok((socket, root))
+    }
+
+    /// Runs until a signal ends it.
+    pub async fn run(invocation: Invocation, settings: Settings, socket: Socket, root: CrashDir) -> anyhow::Result<()> {
+        let (reports, mut inbox) = unbounded_channel();
+        let now = Instant::now();
+        let mut server = Server {
+            store: Store::start(root.clone(), reports.clone()).context("cannot start the storage thread")?,
+            hooks: Hooks::new(root.path(), settings.max_hooks),
+            events: Events::default(),
+            logs: Logs::default(),
+            admission: Admission::new(limits(&settings)),
+            dumps: HashMap::new(),
+            closing: Vec::new(),
+            by_ip: HashMap::new(),
+            touched: Vec::new(),
+            may_log: HashMap::new(),
+            starts: StartBudget { second: now, used: 0 },
+            next_id: 0,
+            next_timeout: None,
+            reports,
+            now,
+            began: jiff::Timestamp::now(),
+            drops: 0,
+            summed: 0,
+            invocation,
+            settings,
+            sender: socket.sender,
+            root,
+        };
+        server.announce(&socket.receiver)?;
+        server.load_streams();
+        let result = server.serve(socket.receiver, &mut inbox).await;
+        server.shut_down(&mut inbox).await;
+        result
+    }
+
+    fn announce(&self, receiver: &Receiver) -> io::Result<()> {
+        let (addr, got, asked) = (receiver.local_addr()?, receiver.rcvbuf(), self.settings.rcvbuf);
+        tracing::info!(%addr, dumpdir = %self.root.path().display(), rcvbuf = got, "ready");
+        if got < asked {
+            tracing::warn!(asked, got, "the receive buffer is smaller than asked for: raise net.core.rmem_max");
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+        Ok(())
+    }
+
+    async fn serve(&mut self, mut receiver: Receiver, inbox: &mut UnboundedReceiver<Report>) -> anyhow::Result<()> {
+        let readiness = receiver.readiness()?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut summary = tokio::time::interval(SUMMARY);
+        summary.reset();
+        let mut status_tick = tokio::time::interval(self.settings.status_interval);
+        loop {
+            let sleep = self.next_wake().map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(self.now));
+            tokio::select! {
+                ready = readiness.readable() => {
+                    ready?;
+                    self.drain_socket(&readiness, &mut receiver);
+                }
+                Some(report) = inbox.recv() => {
+                    self.now = Instant::now();
+                    self.take_report(report);
+                    while let Ok(report) = inbox.try_recv() {
+                        self.take_report(report);
+                    }
+                }
+                () = tokio::time::sleep(sleep) => {}
+                _ = summary.tick() => self.summarize(),
+                _ = status_tick.tick() => self.write_status(),
+                _ = hangup.recv() => {
+                    self.reload();
+                    status_tick = tokio::time::interval(self.settings.status_interval);
+                }
+                _ = terminate.recv() => {
+                    tracing::info!("SIGTERM: shutting down");
+                    return Ok(());
+                }
+                _ = interrupt.recv() => {
+                    tracing::info!("SIGINT: shutting down");
+                    return Ok(());
+                }
+            }
+            self.now = Instant::now();
+            self.run_timeouts();
+            self.settle();
+        }
+    }
+
+    /// Reads what is there, at most so much.
+    fn drain_socket(&mut self, readiness: &UdpSocket, receiver: &mut Receiver) {
+        for _ in 0..BATCHES_PER_TURN {
+            self.now = Instant::now();
+            let receive = || receiver.receive(|path, datagram| self.datagram(path, datagram));
+            match readiness.try_io(Interest::READABLE, receive) {
+                Ok(count) => self.events.received += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // ENOMEM, say: none is worth dying for, and the next wake-up tries again.
+                Err(error) => {
+                    tracing::warn!("receiving failed: {error}");
+                    return;
+                }
+            }
+            self.note_drops(receiver.drops());
+            self.settle();
+        }
+    }
+
+    fn note_drops(&mut self, drops: u64) {
+        if drops == self.drops {
+            return;
+        }
+        let new = drops - self.drops;
+        self.drops = drops;
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.events.add(Reason::SocketDrop, new - 1);
+        self.events.note(self.now, Reason::SocketDrop, nobody, "the receive buffer was full");
+        for dump in self.dumps.values_mut() {
+            dump.session.note_receive_drops(new);
+        }
+    }
+
+    /// Works out the consequences of everything that came in.
+    fn settle(&mut self) {
+        while let Some(addr) = self.touched.pop() {
+            self.advance(addr);
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        [self.next_timeout, self.logs.deadline()].into_iter().flatten().min()
+    }
+
+    fn run_timeouts(&mut self) {
+        if self.next_timeout.is_some_and(|at| at <= self.now) {
+            self.next_timeout = None;
+            let due: Vec<SocketAddr> = self
+                .dumps
+                .iter_mut()
+                .filter_map(|(addr, dump)| {
+                    let at = dump.session.poll_timeout()?;
+                    if at <= self.now {
+                        dump.session.handle_timeout(self.now);
+                        return Some(*addr);
+                    }
+                    self.next_timeout = Some(self.next_timeout.map_or(at, |next| next.min(at)));
+                    None
+                })
+                .collect();
+            self.touched.extend(due);
+        }
+        if self.logs.deadline().is_some_and(|at| at <= self.now) {
+            let mut cx = Context {
+                now: self.now,
+                settings: &self.settings,
+                store: &mut self.store,
+                events: &mut self.events,
+            };
+            self.logs.poll(&mut cx);
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Store(event) => self.take_store_event(event),
+            Report::Writer(id, event) => self.take_writer_event(id, event),
+            Report::SpaceHook(id) => self.space_hook_done(id),
+        }
+        self.settle();
+    }
+
+    fn reload(&mut self) {
+        notify(&[sd_notify::NotifyState::Reloading]);
+        match self.invocation.settings() {
+            Ok(new) => {
+                let mut merged = self.settings.clone();
+                for key in KEYS {
+                    let (old, wanted) = (key.show(&self.settings), key.show(&new));
+                    if old == wanted {
+                        continue;
+                    }
+                    if key.reload == Reload::No {
+                        tracing::warn!(key = key.name, "a change of this key needs a restart");
+                        continue;
+                    }
+                    if let Err(reason) = key.copy(&new, &mut merged) {
+                        tracing::error!(key = key.name, "not taken over: {reason}");
+                    }
+                    tracing::info!(key = key.name, old, new = wanted, "changed");
+                }
+                self.settings = merged;
+                self.admission.set_limits(limits(&self.settings));
+                self.may_log.clear();
+                self.admit_next();
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => tracing::error!("configuration not reloaded: {error}"),
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    fn summarize(&mut self) {
+        // Only when something has happened.
+        if self.events.received == self.summed {
+            return;
+        }
+        self.summed = self.events.received;
+        tracing::info!(
+            received = self.events.received,
+            sent = self.events.sent,
+            dumps = self.dumps.len(),
+            waiting = self.admission.waiting(),
+            log_sources = self.logs.sources(),
+            counts = ?self.events.by_name(),
+            "summary"
+        );
+    }
+
+    fn write_status(&mut self) {
+        let Some(file) = self.settings.status_file.clone() else { return };
+        let json = status::render(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = status::write(&file, &json) {
+                tracing::warn!(file = %file.display(), "status not written: {error}");
+            }
+        });
+    }
+
+    /// Closes everything: logs flushed, files closed as they are, `meta.json` true.
+    async fn shut_down(&mut self, inbox: &mut UnboundedReceiver<Report>) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.now = Instant::now();
+        self.stop_dumps();
+        let end = tokio::time::Instant::now() + SHUTDOWN;
+        while self.closing.iter().any(|dump| dump.is_writing()) {
+            match tokio::time::timeout_at(end, inbox.recv()).await {
+                Ok(Some(report)) => self.take_report(report),
+                _ => {
+                    tracing::error!("some files could not be closed in time");
+                    break;
+                }
+            }
+        }
+        for dump in std::mem::take(&mut self.closing) {
+            self.write_meta(&dump);
+        }
+        let mut cx = Context {
+            now: self.now,
+            settings: &self.settings,
+            store: &mut self.store,
+            events: &mut self.events,
+        };
+        self.logs.flush(&mut cx);
+        self.save_streams();
+        self.store.finish();
+        self.summarize();
+        tracing::info!("stopped");
+    }
+
+    fn save_streams(&self) {
+        let streams = self.logs.streams().map(|(peer, next, dir)| (peer.to_string(), next, dir)).collect();
+        self.store.streams(STREAMS_FILE, streams);
+    }
+
+    fn load_streams(&mut self) {
+        let loaded = self.root.read_state(STREAMS_FILE, STREAMS_FILE_MAX).and_then(|bytes| {
+            let Some(bytes) = bytes else { return Ok(Vec::new()) };
+            serde_json::from_slice::<Vec<(SocketAddr, u32, String)>>(&bytes).map_err(io::Error::from)
+        });
+        let streams = match loaded {
+            Ok(streams) => streams,
+            Err(error) => {
+                tracing::warn!(file = STREAMS_FILE, "the places of log streams are lost: {error}");
+                return;
+            }
+        };
+        let mut dirs = HashMap::new();
+        for (peer, next, name) in streams {
+            let dir = *dirs.entry(name.clone()).or_insert_with(|| self.store.resume(name));
+            let mut cx = Context {
+                now: self.now,
+                settings: &self.settings,
+                store: &mut self.store,
+                events: &mut self.events,
+            };
+            self.logs.resume(&mut cx, peer, next, dir);
+        }
+    }
+}
+
+pub(crate) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        concurrent: settings.max_concurrent_dumps as usize,
+        waiting: settings.max_waiting_clients as usize,
+        per_hour: settings.dumps_per_hour as usize,
+    }
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    if let Err(error) = sd_notify::notify(false, state) {
+        tracing::debug!("sd_notify: {error}");
+    }
+}
