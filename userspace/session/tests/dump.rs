@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Whole dumps: the session against the client's own engine.
+
+mod pair;
+
+use std::time::Duration;
+
+use netdump_core::engine::End;
+use netdump_session::{EndWith, Event, Failure, Grant, Phase};
+use pair::{Link, Pair, World};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_complete_dump() {
+    let mut pair = Pair::new(World::new(2000), [Link::clean(); 2], 1, |_| {});
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, None);
+    assert!(outcome.obeyed && outcome.show_state);
+    assert_eq!(pair.end, Some(End::Reboot));
+    pair.assert_true();
+    assert_eq!(outcome.pages, pair.world.readable().count() as u64);
+    assert_eq!(pair.store.kernel_log, pair.world.log);
+    assert_eq!(pair.store.netlog, pair.world.listing.concat());
+    assert_eq!(
+        pair.store.phases,
+        [
+            Phase::Waiting,
+            Phase::Describe,
+            Phase::Notes,
+            Phase::Log,
+            Phase::Storage,
+            Phase::Memory,
+            Phase::Volatile,
+            Phase::ShowState,
+            Phase::End,
+            Phase::Finished
+        ]
+    );
+    let info = pair.store.events.iter().find_map(|event| match event {
+        Event::Described(info) => Some(info),
+        _ => None,
+    });
+    let info = info.unwrap();
+    assert_eq!(info.cpus.len(), 2);
+    assert_eq!(info.cpus[1].regs.as_deref(), Some(&[2; 216][..]));
+    assert_eq!(info.regs, [7; 216]);
+    assert_eq!(info.identity["hostname"], "box [31m");
+    assert_eq!(info.panic.as_deref(), Some("sysrq triggered crash"));
+    assert_eq!(
+        info.memory_bytes(),
+        4096 * (pair.world.readable().count() as u64 + 1)
+    );
+    let counters = pair.session.counters();
+    assert_eq!(
+        (counters.malformed, counters.unknown_nr, counters.conflicts),
+        (0, 0, 0)
+    );
+    assert_eq!(counters.lost_by_order + counters.lost_by_time, 0);
+}
+
+#[test]
+fn complete_and_true_through_bad_links() {
+    for (seed, loss) in [(1, 0.01), (2, 0.1), (3, 0.1), (4, 0.3)] {
+        let mut pair = Pair::new(World::new(3000), [Link::lossy(loss); 2], seed, |_| {});
+        let outcome = pair.run(10 * MINUTE);
+        assert_eq!(outcome.failure, None, "loss {loss}");
+        pair.assert_true();
+        assert_eq!(pair.store.kernel_log, pair.world.log);
+        assert!(pair.lost > 0);
+        println!(
+            "loss {loss}: {:?} for {} pages, {:?}",
+            outcome.memory_duration,
+            outcome.pages,
+            pair.session.counters()
+        );
+    }
+}
+
+#[test]
+fn heavy_reordering_costs_little() {
+    let link = Link {
+        reorder: 0.3,
+        ..Link::clean()
+    };
+    let mut pair = Pair::new(World::new(3000), [link; 2], 5, |_| {});
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, None);
+    pair.assert_true();
+    let counters = pair.session.counters();
+    println!("{:?} {counters:?}", outcome.memory_duration);
+    assert!(counters.requests < 4 * outcome.pages, "{counters:?}");
+}
+
+#[test]
+fn a_client_without_the_extension() {
+    let mut world = World::new(1000);
+    world.extension = false;
+    let mut pair = Pair::new(world, [Link::lossy(0.05); 2], 6, |_| {});
+    // What an old client says to a command that it does not know.
+    pair.meddle = Some(Box::new(|datagram| {
+        if datagram[5..9] == [0x4e, 0x44, 0, 1] {
+            datagram[5..13].copy_from_slice(&[0, 0, 0, 1, 0x4e, 0x44, 0, 1]);
+            datagram.truncate(13);
+        }
+        true
+    }));
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, None);
+    pair.assert_true();
+    let hole = pair.world.nr_pages - outcome.pages;
+    assert_eq!(pair.store.absent, hole);
+}
+
+#[test]
+fn exit_instead_of_reboot_and_no_listing() {
+    let mut pair = Pair::new(World::new(200), [Link::lossy(0.1); 2], 7, |params| {
+        params.end_with = EndWith::Exit;
+        params.show_state = false;
+    });
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, None);
+    assert!(outcome.obeyed && !outcome.show_state);
+    assert_eq!(pair.end, Some(End::Exit));
+    assert!(!pair.store.phases.contains(&Phase::ShowState));
+}
+
+#[test]
+fn log_only() {
+    let mut pair = Pair::new(World::new(200), [Link::lossy(0.1); 2], 8, |_| {});
+    pair.grant = Some(Grant::LogOnly);
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, Some(Failure::LogOnly));
+    assert_eq!(pair.store.kernel_log, pair.world.log);
+    assert!(pair.store.pages.is_empty());
+    assert!(outcome.show_state);
+    assert_eq!(pair.end, Some(End::Reboot));
+}
