@@ -3,6 +3,7 @@
 //!
 //! - [`link`]: what a bad network does to datagrams, in whatever time the caller has.
 //! - [`relay`]: that model between two real endpoints; the program `netdump-impair`.
+//! - [`world`]: client and server over such a network in virtual time.
 //! - [`image`]: a crashed machine with computed memory.
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
 //! - [`units`]: numbers with units as programs here take them.
@@ -13,3 +14,4 @@ pub mod image;
 pub mod link;
 pub mod relay;
 pub mod units;
+pub mod world;
