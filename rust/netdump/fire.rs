@@ -11,6 +11,7 @@ use super::settings::Reboot;
 use super::sys::clock::{self, Clock};
 use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
+use super::sys::panic_cell::PanicStatic;
 use super::sys::regs::{Regs, SegmentBases};
 use super::sys::system::{self, SoftirqContext};
 use super::sys::tasks::TaskListing;
@@ -22,6 +23,8 @@ use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourRe
 use super::wire::Pfn;
 use core::ffi::CStr;
 use kernel::prelude::*;
+
+static ENGINE: PanicStatic<Engine> = PanicStatic::new(Engine::new());
 
 /// Frames sent in one go before looking for requests again, and before the NIC is told at the latest.
 const BURST: usize = 64;
@@ -117,7 +120,8 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
     report(plan);
 
     let mut clock = Clock::start();
-    plan.engine.begin(
+    let Some(engine) = ENGINE.take() else { return Outcome::NoNic };
+    engine.begin(
         engine::Config {
             cookie: plan.settings.cookie,
             machine: Machine::X86_64,
@@ -133,10 +137,10 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
         },
         Time(clock.now()),
     );
-    let end = serve(plan, &mut clock);
+    let end = serve(plan, engine, &mut clock);
     plan.nic.give_back();
     drop(context);
-    summary(plan, clock.now());
+    summary(plan, engine, clock.now());
     Outcome::Ended(end)
 }
 
@@ -146,14 +150,14 @@ fn report(plan: &mut Plan) {
     nic.report(changed);
     changed.itself("state");
     let place: *const Plan = &*plan;
-    // The plan itself: engine, counters, buffers.
+    // The plan itself; the engine is one of the module's variables.
     plan.changed.place(place, "state");
     system::report(&mut plan.changed);
 }
 
 /// Answers the server until the engine says that it is over.
-fn serve(plan: &mut Plan, clock: &mut Clock) -> End {
-    let Plan { nic, path, headers, offload, memory, engine, regs, notes, log, changed, frozen, frame, .. } = plan;
+fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
+    let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, .. } = plan;
     let mut link = Link { path, headers, offload: *offload, ident: 0, answer: None };
     let mut target = Machinery { memory, regs, notes, log, changed, frozen, listing: None };
     let mut announced = clock.now();
@@ -363,8 +367,8 @@ impl Machinery<'_> {
     }
 }
 
-fn summary(plan: &mut Plan, elapsed: u64) {
-    let counters = plan.engine.counters();
+fn summary(plan: &Plan, engine: &Engine, elapsed: u64) {
+    let counters = engine.counters();
     pr_emerg!(
         "{} pages ({} not readable) in {} ms, {} requests ({} refused), {} frames dropped\n",
         counters.pages,

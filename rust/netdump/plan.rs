@@ -2,7 +2,6 @@
 
 //! Everything that a dump needs, made while the machine is well.
 
-use super::engine::Engine;
 use super::settings::Settings;
 use super::sys::memory::{self, Layout, MemoryMap, OnlineCpus};
 use super::sys::nic::{Nic, NotUsable};
@@ -34,8 +33,7 @@ pub struct Plan {
     pub ranges: KVec<PhysRange>,
     pub layout: Layout,
     pub vmcoreinfo: KVec<u8>,
-    pub online: OnlineCpus,
-    pub engine: Engine,
+    pub online: KBox<OnlineCpus>,
     pub bpf: BpfContext,
     /// None while the dump runs on it.
     pub stack: Option<Stack>,
@@ -94,8 +92,7 @@ impl Plan {
                 ranges,
                 layout: memory::layout(),
                 vmcoreinfo,
-                online: OnlineCpus::empty(),
-                engine: Engine::new(),
+                online: KBox::new(OnlineCpus::empty(), GFP_KERNEL)?,
                 bpf: BpfContext::new(),
                 stack: Some(Stack::new()?),
                 regs: [0; GREGSET_LEN],

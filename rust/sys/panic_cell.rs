@@ -3,6 +3,7 @@
 //! Hands a prepared value from process context to the panic path.
 
 use super::bindings;
+use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -67,6 +68,31 @@ impl<T: Send> PanicCell<T> {
     /// Whether somebody is inside. Panic path.
     pub fn is_entered(&self) -> bool {
         self.entered.load(Ordering::Acquire)
+    }
+}
+
+/// A value that is part of the module and used by the panic path alone: too large to be built on a stack.
+pub struct PanicStatic<T> {
+    value: UnsafeCell<T>,
+    entered: AtomicBool,
+}
+
+// SAFETY: `enter` hands out one reference.
+unsafe impl<T: Send> Sync for PanicStatic<T> {}
+
+impl<T> PanicStatic<T> {
+    /// With this value.
+    pub const fn new(value: T) -> Self {
+        Self { value: UnsafeCell::new(value), entered: AtomicBool::new(false) }
+    }
+
+    /// The value, once and for good. Panic path.
+    pub fn take(&'static self) -> Option<&'static mut T> {
+        if self.entered.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        // SAFETY: Only the first caller gets here.
+        Some(unsafe { &mut *self.value.get() })
     }
 }
 

@@ -5,7 +5,7 @@
 //! `smp_ops` is where the architecture says how CPUs are stopped (`arch/x86/kernel/smp.c`). The stop leaves no
 //! registers behind and shuts the local APIC down, so both have to be had before. Each other CPU is interrupted and
 //! parked: it saves the registers of what it was doing and spins, with interrupts on, until the real stop arrives.
-//! So whatever it held with interrupts off has been released. A CPU that does not come within 20 ms is spinning with
+//! So whatever it held with interrupts off has been released. A CPU that does not come within 200 ms (a hypervisor may keep it waiting) is spinning with
 //! interrupts off; it is taken by NMI instead and spins in there.
 
 use super::bindings;
@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// How long a CPU may take to follow the interrupt, in microseconds.
-const PARK_LIMIT_US: u32 = 20_000;
+const PARK_LIMIT_US: u32 = 200_000;
 /// How long a CPU may take to follow the NMI, in microseconds.
 const NMI_LIMIT_US: u32 = 10_000;
 /// How many frames are unwound to find the interrupted registers.

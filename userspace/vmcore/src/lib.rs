@@ -1,11 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Crash dump files.
+//! Crash dump files: what crash, drgn and gdb read.
 //!
-//! A dump is described by a [`DumpInfo`], which the server learns from the client before the first
-//! page. Nothing here does more than arithmetic and file I/O; no value that came from a client is
-//! used as a size without a bound.
+//! A dump is described by a [`DumpInfo`], which the server learns from the client before the first page;
+//! [`Writer`] makes a file of it and of the pages, [`Reader`] reads one back, [`Vmcoreinfo`] understands
+//! what the kernel says about itself. No value that came from a client is used as a size without a bound.
 #![deny(unsafe_code)]
 
 pub mod describe;
+mod elf;
+mod layout;
+mod notes;
+mod reader;
+#[cfg(test)]
+mod testing;
+mod vmcoreinfo;
+mod writer;
 
 pub use describe::{Cpu, DumpInfo, Ktext, Overlay, PageSize};
+pub use elf::{Class, Segment};
+pub use layout::{Format, Layout};
+pub use reader::{Kind, Note, ReadError, Reader};
+pub use vmcoreinfo::{Vmcoreinfo, VmcoreinfoError};
+pub use writer::{Storage, WriteError, Writer, Written};
