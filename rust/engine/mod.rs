@@ -18,8 +18,8 @@ mod config;
 mod queue;
 
 use super::wire::classic::{
-    self, Body, Code, Command, ItemId, Reply, ReplyHeader, RequestView, Start, Version, CHUNK_LEN,
-    MAX_EXT_DATA, MAX_LOG_TEXT, MAX_VERSION, REPLY_HEADER_LEN,
+    self, Body, Code, Command, ItemId, Reply, ReplyHeader, RequestView, Start, Version, CHUNK_LEN, MAX_EXT_DATA,
+    MAX_LOG_TEXT, MAX_VERSION, REPLY_HEADER_LEN,
 };
 use super::wire::{Cookie, Error, Pfn, RequestId, Result};
 
@@ -43,12 +43,7 @@ pub trait Target {
     fn classify(&mut self, pfn: Pfn) -> PageClass;
 
     /// Copies memory of a page, from byte `offset` of it on, filling `out`.
-    fn read(
-        &mut self,
-        pfn: Pfn,
-        offset: u32,
-        out: &mut [u8],
-    ) -> core::result::Result<(), Unreadable>;
+    fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> core::result::Result<(), Unreadable>;
 
     /// The register block of the CPU that crashed (`elf_gregset`), at most 1001 bytes.
     fn regs(&self) -> &[u8];
@@ -119,11 +114,7 @@ pub enum State {
 #[derive(Debug, Clone, Copy)]
 enum Job {
     /// The next chunk of a page.
-    Mem {
-        nr: RequestId,
-        pfn: Pfn,
-        offset: u32,
-    },
+    Mem { nr: RequestId, pfn: Pfn, offset: u32 },
     /// The task listing, and then the reply.
     ShowState { nr: RequestId },
 }
@@ -201,9 +192,7 @@ impl Engine {
 
     /// Requests that wait for an answer, the one that is being answered included.
     pub fn pending(&self) -> usize {
-        self.queue
-            .len()
-            .saturating_add(usize::from(self.job.is_some()))
+        self.queue.len().saturating_add(usize::from(self.job.is_some()))
     }
 
     /// Place of the next piece of text in the log stream, for whoever writes to that stream afterwards.
@@ -238,9 +227,7 @@ impl Engine {
         let Command::StartAck { max_version } = command else {
             // As the original: drop it and announce ourselves again.
             add(&mut self.counters.early, 1);
-            let soonest = self
-                .last_start
-                .map_or(now, |sent| sent.plus(START_INTERVAL_MIN));
+            let soonest = self.last_start.map_or(now, |sent| sent.plus(START_INTERVAL_MIN));
             self.next_start = self.next_start.min(soonest.max(now));
             return;
         };
@@ -269,12 +256,7 @@ impl Engine {
     /// length; `None` when there is nothing to send now. A page takes a call per kilobyte.
     ///
     /// Call it only when the datagram can be sent: it is not kept, and only the server can ask for it again.
-    pub fn transmit(
-        &mut self,
-        now: Time,
-        target: &mut impl Target,
-        buf: &mut [u8],
-    ) -> Option<usize> {
+    pub fn transmit(&mut self, now: Time, target: &mut impl Target, buf: &mut [u8]) -> Option<usize> {
         let sent = match self.state {
             State::Handshake => self.transmit_start(now, buf),
             State::Serving(version) => self.transmit_answer(version, target, buf),
@@ -299,26 +281,15 @@ impl Engine {
             page_offset: self.config.page_offset,
             magic: Cookie::new(0), // the secret is not for the wire
         };
-        let reply = Reply {
-            version: Version::V4,
-            nr: RequestId(0),
-            body: Body::Start(start),
-        };
+        let reply = Reply { version: Version::V4, nr: RequestId(0), body: Body::Start(start) };
         self.count_no_room(reply.emit(buf))
     }
 
-    fn transmit_answer(
-        &mut self,
-        version: Version,
-        target: &mut impl Target,
-        buf: &mut [u8],
-    ) -> Option<usize> {
+    fn transmit_answer(&mut self, version: Version, target: &mut impl Target, buf: &mut [u8]) -> Option<usize> {
         // Each turn takes a job or an entry away, so this ends.
         loop {
             let answer = match self.job.take() {
-                Some(Job::Mem { nr, pfn, offset }) => {
-                    self.send_chunk(version, nr, pfn, offset, target, buf)
-                }
+                Some(Job::Mem { nr, pfn, offset }) => self.send_chunk(version, nr, pfn, offset, target, buf),
                 Some(Job::ShowState { nr }) => self.send_listing(version, nr, target, buf),
                 None => {
                     let (nr, command) = self.queue.pop()?;
@@ -346,32 +317,23 @@ impl Engine {
         let body = match command {
             Command::SendMem(pfn) => return self.begin_page(version, nr, pfn, target, buf),
             Command::ShowState => return self.send_listing(version, nr, target, buf),
-            Command::Ext { item, offset } => {
-                return self.send_item(version, nr, item, offset, target, buf)
-            }
+            Command::Ext { item, offset } => return self.send_item(version, nr, item, offset, target, buf),
             Command::Reboot => {
                 self.state = State::Ended(End::Reboot);
                 return Ok(0);
             }
             Command::Exit => {
                 self.state = State::Ended(End::Exit);
-                let end = Reply {
-                    version,
-                    nr: RequestId(0),
-                    body: Body::End,
-                };
+                let end = Reply { version, nr: RequestId(0), body: Body::End };
                 return end.emit(buf);
             }
-            Command::Hello => Body::Hello {
-                version: classic::BASE_VERSION,
-            },
+            Command::Hello => Body::Hello { version: classic::BASE_VERSION },
             Command::GetNrPages => Body::NrPages(saturate(self.config.nr_pages)),
             Command::GetPageSize => Body::PageSize(self.config.page_size),
             // The original sends the low 32 bits.
-            Command::GetRegs => Body::Regs {
-                total_ram_pages: self.config.total_ram_pages as u32,
-                block: target.regs(),
-            },
+            Command::GetRegs => {
+                Body::Regs { total_ram_pages: self.config.total_ram_pages as u32, block: target.regs() }
+            }
             Command::None | Command::StartAck { .. } | Command::Unknown { .. } => {
                 add(&mut self.counters.errors, 1);
                 return send_error(version, nr, command.code(), buf, |text| {
@@ -393,9 +355,7 @@ impl Engine {
         let nr_pages = self.config.nr_pages;
         if pfn.0 >= nr_pages {
             add(&mut self.counters.errors, 1);
-            return send_error(version, nr, 0, buf, |text| {
-                classic::bad_page_text(text, pfn, nr_pages)
-            });
+            return send_error(version, nr, 0, buf, |text| classic::bad_page_text(text, pfn, nr_pages));
         }
         match target.classify(pfn) {
             PageClass::Ram => self.send_chunk(version, nr, pfn, 0, target, buf),
@@ -412,16 +372,8 @@ impl Engine {
         target: &mut impl Target,
         buf: &mut [u8],
     ) -> Result<usize> {
-        let header = ReplyHeader {
-            version,
-            nr,
-            code: Code::Mem,
-            info: offset,
-        };
-        let payload = header
-            .emit(buf)?
-            .get_mut(..CHUNK_LEN)
-            .ok_or(Error::NoRoom)?;
+        let header = ReplyHeader { version, nr, code: Code::Mem, info: offset };
+        let payload = header.emit(buf)?.get_mut(..CHUNK_LEN).ok_or(Error::NoRoom)?;
         if target.read(pfn, offset, payload).is_err() {
             add(&mut self.counters.unreadable, 1);
             let next = self.next_ram(pfn, target);
@@ -439,10 +391,7 @@ impl Engine {
 
     /// The first page behind `pfn` that may be read.
     fn next_ram(&self, pfn: Pfn, target: &mut impl Target) -> Option<Pfn> {
-        let next = Pfn(pfn
-            .0
-            .checked_add(1)
-            .filter(|next| *next < self.config.nr_pages)?);
+        let next = Pfn(pfn.0.checked_add(1).filter(|next| *next < self.config.nr_pages)?);
         match target.classify(next) {
             PageClass::Ram => Some(next),
             PageClass::Hole { next } => next,
@@ -461,12 +410,7 @@ impl Engine {
         // Whatever the target says, the server must get ahead, and can only ask for what 32 bits hold.
         let end = self.config.nr_pages.min(u64::from(u32::MAX));
         let next = next.filter(|next| *next > pfn && next.0 < end);
-        Reply {
-            version,
-            nr,
-            body: Body::Reserved { next },
-        }
-        .emit(buf)
+        Reply { version, nr, body: Body::Reserved { next } }.emit(buf)
     }
 
     /// The next piece of the task listing, or the reply behind the last one.
@@ -484,10 +428,7 @@ impl Engine {
                 code: Code::Log,
                 info: self.log_offset,
             };
-            let text = header
-                .emit(buf)?
-                .get_mut(..MAX_LOG_TEXT)
-                .ok_or(Error::NoRoom)?;
+            let text = header.emit(buf)?.get_mut(..MAX_LOG_TEXT).ok_or(Error::NoRoom)?;
             if let Some(len) = target.show_state(text) {
                 let len = len.min(MAX_LOG_TEXT);
                 self.log_offset = self.log_offset.wrapping_add(saturate(len as u64));
@@ -497,12 +438,7 @@ impl Engine {
             }
             self.listed = true;
         }
-        Reply {
-            version,
-            nr,
-            body: Body::ShowState,
-        }
-        .emit(buf)
+        Reply { version, nr, body: Body::ShowState }.emit(buf)
     }
 
     fn send_item(
@@ -514,13 +450,7 @@ impl Engine {
         target: &mut impl Target,
         buf: &mut [u8],
     ) -> Result<usize> {
-        let payload = ReplyHeader {
-            version,
-            nr,
-            code: Code::Ext,
-            info: offset,
-        }
-        .emit(buf)?;
+        let payload = ReplyHeader { version, nr, code: Code::Ext, info: offset }.emit(buf)?;
         let (total, data) = payload.split_first_chunk_mut::<4>().ok_or(Error::NoRoom)?;
         let data = data.get_mut(..MAX_EXT_DATA).ok_or(Error::NoRoom)?;
         let part = target.item(item, offset, data);
@@ -534,9 +464,7 @@ impl Engine {
     pub fn poll(&mut self, now: Time) -> Option<End> {
         let end = match self.state {
             State::Ended(end) => Some(end),
-            State::Handshake => {
-                self.timed_out(now, self.handshake_deadline(), End::HandshakeTimeout)
-            }
+            State::Handshake => self.timed_out(now, self.handshake_deadline(), End::HandshakeTimeout),
             State::Serving(_) => self.timed_out(now, self.idle_deadline(), End::IdleTimeout),
         }?;
         self.state = State::Ended(end);
@@ -595,13 +523,7 @@ fn send_error(
     buf: &mut [u8],
     text: impl FnOnce(&mut [u8]) -> Result<usize>,
 ) -> Result<usize> {
-    let payload = ReplyHeader {
-        version,
-        nr,
-        code: Code::Error,
-        info,
-    }
-    .emit(buf)?;
+    let payload = ReplyHeader { version, nr, code: Code::Error, info }.emit(buf)?;
     Ok(REPLY_HEADER_LEN.saturating_add(text(payload)?))
 }
 

@@ -18,12 +18,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(request: &RequestView<'_>) -> Self {
-        Entry {
-            nr: request.nr().0,
-            command: request.command(),
-            from: request.from(),
-            to: request.to(),
-        }
+        Entry { nr: request.nr().0, command: request.command(), from: request.from(), to: request.to() }
     }
 }
 
@@ -47,17 +42,8 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) const fn new() -> Self {
-        let empty = Entry {
-            nr: 0,
-            command: 0,
-            from: 0,
-            to: 0,
-        };
-        Queue {
-            slots: [empty; QUEUE_LEN],
-            head: 0,
-            len: 0,
-        }
+        let empty = Entry { nr: 0, command: 0, from: 0, to: 0 };
+        Queue { slots: [empty; QUEUE_LEN], head: 0, len: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -88,22 +74,13 @@ impl Queue {
         self.len = self.len.checked_sub(1)?;
         let entry = self.slots.get(self.head)?;
         self.head = wrap(self.head.wrapping_add(1));
-        Some((
-            RequestId(entry.nr),
-            Command::from_wire(entry.command, entry.from, entry.to),
-        ))
+        Some((RequestId(entry.nr), Command::from_wire(entry.command, entry.from, entry.to)))
     }
 
     /// Whether a request of that number waits. The queue is short as long as the server paces itself.
     fn holds(&self, nr: u32) -> bool {
-        let (front, back) = self
-            .slots
-            .split_at_checked(self.head)
-            .unwrap_or((&[], &self.slots));
-        back.iter()
-            .chain(front)
-            .take(self.len)
-            .any(|entry| entry.nr == nr)
+        let (front, back) = self.slots.split_at_checked(self.head).unwrap_or((&[], &self.slots));
+        back.iter().chain(front).take(self.len).any(|entry| entry.nr == nr)
     }
 }
 
@@ -124,11 +101,7 @@ mod tests {
 
     fn entry(nr: u32) -> Entry {
         let mut buf = [0; 24];
-        let request = Request {
-            cookie: Cookie::new(1),
-            nr: RequestId(nr),
-            command: Command::Hello,
-        };
+        let request = Request { cookie: Cookie::new(1), nr: RequestId(nr), command: Command::Hello };
         request.emit(&mut buf).unwrap();
         Entry::new(&RequestView::new_checked(&buf).unwrap())
     }
@@ -165,11 +138,7 @@ mod tests {
         }
         assert_eq!(queue.push(entry(9999)), Push::Full);
         assert_eq!(queue.pop().unwrap().0, RequestId(0));
-        assert_eq!(
-            queue.push(entry(9999)),
-            Push::Queued,
-            "one that was answered may come again"
-        );
+        assert_eq!(queue.push(entry(9999)), Push::Queued, "one that was answered may come again");
         assert_eq!(queue.len(), QUEUE_LEN);
         queue.clear();
         assert_eq!(queue.pop(), None);

@@ -19,17 +19,11 @@ struct Memory {
 
 impl Memory {
     fn new() -> Self {
-        Memory {
-            regs: [0xaa; 216],
-            listing: Vec::from([&b"task one\n"[..], b"task two\n"]),
-            listings: 0,
-        }
+        Memory { regs: [0xaa; 216], listing: Vec::from([&b"task one\n"[..], b"task two\n"]), listings: 0 }
     }
 
     fn byte(pfn: u64, offset: usize) -> u8 {
-        (pfn as u8)
-            .wrapping_mul(31)
-            .wrapping_add((offset / 7) as u8)
+        (pfn as u8).wrapping_mul(31).wrapping_add((offset / 7) as u8)
     }
 }
 
@@ -42,12 +36,7 @@ impl Target for Memory {
         }
     }
 
-    fn read(
-        &mut self,
-        pfn: Pfn,
-        offset: u32,
-        out: &mut [u8],
-    ) -> core::result::Result<(), Unreadable> {
+    fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> core::result::Result<(), Unreadable> {
         for (at, byte) in out.iter_mut().enumerate() {
             *byte = Memory::byte(pfn.0, offset as usize + at);
         }
@@ -69,10 +58,7 @@ impl Target for Memory {
         let rest = notes.get(offset as usize..).unwrap_or(&[]);
         let written = rest.len().min(out.len());
         out[..written].copy_from_slice(&rest[..written]);
-        ItemPart {
-            total: 1500,
-            written,
-        }
+        ItemPart { total: 1500, written }
     }
 
     fn show_state(&mut self, out: &mut [u8]) -> Option<usize> {
@@ -113,12 +99,7 @@ impl Bench {
     fn new(config: Config) -> Self {
         let mut engine = Engine::new();
         engine.begin(config, Time(0));
-        Bench {
-            engine,
-            memory: Memory::new(),
-            now: Time(0),
-            nr: 40,
-        }
+        Bench { engine, memory: Memory::new(), now: Time(0), nr: 40 }
     }
 
     /// One that has its handshake behind it.
@@ -131,13 +112,7 @@ impl Bench {
 
     fn request_as(&mut self, cookie: Cookie, nr: u32, command: Command) {
         let mut buf = [0u8; 24];
-        let len = Request {
-            cookie,
-            nr: RequestId(nr),
-            command,
-        }
-        .emit(&mut buf)
-        .unwrap();
+        let len = Request { cookie, nr: RequestId(nr), command }.emit(&mut buf).unwrap();
         self.engine.handle(self.now, &buf[..len]);
     }
 
@@ -224,19 +199,10 @@ fn versions() {
         (Machine::X86_64, 0, State::Ended(End::Refused)),
         (Machine::I386, 0, State::Serving(Version::V4)),
     ] {
-        let mut bench = Bench::new(Config {
-            machine,
-            ..config()
-        });
+        let mut bench = Bench::new(Config { machine, ..config() });
         bench.drain();
-        bench.request(Command::StartAck {
-            max_version: offered,
-        });
-        assert_eq!(
-            bench.engine.state(),
-            state,
-            "{machine:?} and a server of {offered}"
-        );
+        bench.request(Command::StartAck { max_version: offered });
+        assert_eq!(bench.engine.state(), state, "{machine:?} and a server of {offered}");
         if state == State::Serving(Version::V4) {
             assert_eq!(bench.ask(Command::Hello)[0], 4);
         }
@@ -260,22 +226,10 @@ fn facts() {
     let nr = bench.nr + 1;
     assert_eq!(bench.ask(Command::Hello)[1..5], nr.to_be_bytes());
     assert_eq!(body(&bench.ask(Command::Hello)), Body::Hello { version: 4 });
-    assert_eq!(
-        &bench.ask(Command::GetNrPages)[9..],
-        b"\0\0\0\x0cNumber of pages: 12\n"
-    );
-    assert_eq!(
-        &bench.ask(Command::GetPageSize)[9..],
-        b"\0\0\x10\0PAGE_SIZE: 4096\n"
-    );
+    assert_eq!(&bench.ask(Command::GetNrPages)[9..], b"\0\0\0\x0cNumber of pages: 12\n");
+    assert_eq!(&bench.ask(Command::GetPageSize)[9..], b"\0\0\x10\0PAGE_SIZE: 4096\n");
     let regs = bench.ask(Command::GetRegs);
-    assert_eq!(
-        body(&regs),
-        Body::Regs {
-            total_ram_pages: 7,
-            block: &[0xaa; 216]
-        }
-    );
+    assert_eq!(body(&regs), Body::Regs { total_ram_pages: 7, block: &[0xaa; 216] });
     assert_eq!(regs.len(), 13 + 23 + 216);
 }
 
@@ -288,24 +242,16 @@ fn a_page_comes_in_four_chunks() {
     for (chunk, datagram) in sent.iter().enumerate() {
         let reply = Reply::parse(datagram).unwrap();
         assert_eq!((reply.version, reply.nr), (Version::V5, RequestId(nr)));
-        let Body::Mem { offset, data } = reply.body else {
-            panic!("{reply:?}")
-        };
+        let Body::Mem { offset, data } = reply.body else { panic!("{reply:?}") };
         assert_eq!(offset as usize, chunk * 1024);
-        assert!(data
-            .iter()
-            .enumerate()
-            .all(|(at, b)| *b == Memory::byte(6, chunk * 1024 + at)));
+        assert!(data.iter().enumerate().all(|(at, b)| *b == Memory::byte(6, chunk * 1024 + at)));
     }
     assert_eq!(bench.engine.counters().pages, 1);
 }
 
 #[test]
 fn a_page_may_be_of_64_kib() {
-    let mut bench = Bench::new(Config {
-        page_size: 65536,
-        ..config()
-    });
+    let mut bench = Bench::new(Config { page_size: 65536, ..config() });
     bench.request(Command::StartAck { max_version: 5 });
     bench.request(Command::SendMem(Pfn(0)));
     assert_eq!(bench.drain().len(), 64);
@@ -316,13 +262,7 @@ fn holes_and_poison_are_reserved_and_tell_the_way() {
     let mut bench = Bench::serving();
     for (pfn, next) in [(2, Some(5)), (4, Some(5)), (10, None), (11, None)] {
         let reply = bench.ask(Command::SendMem(Pfn(pfn)));
-        assert_eq!(
-            body(&reply),
-            Body::Reserved {
-                next: next.map(Pfn)
-            },
-            "page {pfn}"
-        );
+        assert_eq!(body(&reply), Body::Reserved { next: next.map(Pfn) }, "page {pfn}");
         assert_eq!(reply.len(), 13);
     }
     // Poison in the third chunk of page 7: two chunks, then the verdict, and nothing of the bad one.
@@ -348,10 +288,7 @@ fn a_target_cannot_send_the_server_backwards() {
             &[0; 5000]
         }
         fn item(&mut self, _: ItemId, _: u32, _: &mut [u8]) -> ItemPart {
-            ItemPart {
-                total: 9,
-                written: usize::MAX,
-            }
+            ItemPart { total: 9, written: usize::MAX }
         }
         fn show_state(&mut self, _: &mut [u8]) -> Option<usize> {
             Some(usize::MAX)
@@ -365,19 +302,8 @@ fn a_target_cannot_send_the_server_backwards() {
         let len = bench.engine.transmit(bench.now, &mut liar, &mut buf)?;
         Some(buf[..len].to_vec())
     };
-    assert_eq!(
-        body(&ask(Command::SendMem(Pfn(3))).unwrap()),
-        Body::Reserved { next: None }
-    );
-    assert_eq!(
-        ask(Command::Ext {
-            item: ItemId::Notes,
-            offset: 0
-        })
-        .unwrap()
-        .len(),
-        13 + 1024
-    );
+    assert_eq!(body(&ask(Command::SendMem(Pfn(3))).unwrap()), Body::Reserved { next: None });
+    assert_eq!(ask(Command::Ext { item: ItemId::Notes, offset: 0 }).unwrap().len(), 13 + 1024);
     assert_eq!(ask(Command::GetRegs), None, "too large to be sent");
     assert_eq!(ask(Command::ShowState).unwrap().len(), 13 + 1000);
     assert_eq!(bench.engine.counters().no_room, 1);
@@ -388,39 +314,20 @@ fn a_target_cannot_send_the_server_backwards() {
 fn errors_are_worded_as_in_the_original() {
     let mut bench = Bench::serving();
     let reply = bench.ask(Command::SendMem(Pfn(12)));
-    assert_eq!(
-        &reply[5..],
-        b"\0\0\0\x01\0\0\0\0page 0000000c is bigger than max page # 0000000c!\n"
-    );
+    assert_eq!(&reply[5..], b"\0\0\0\x01\0\0\0\0page 0000000c is bigger than max page # 0000000c!\n");
     let reply = bench.ask(Command::StartAck { max_version: 5 });
-    assert_eq!(
-        &reply[5..],
-        b"\0\0\0\x01\0\0\0\x07Got unknown command code 7!\n"
-    );
-    let reply = bench.ask(Command::Unknown {
-        code: 77,
-        from: 0,
-        to: 0,
-    });
-    assert_eq!(
-        &reply[5..],
-        b"\0\0\0\x01\0\0\0\x4dGot unknown command code 77!\n"
-    );
+    assert_eq!(&reply[5..], b"\0\0\0\x01\0\0\0\x07Got unknown command code 7!\n");
+    let reply = bench.ask(Command::Unknown { code: 77, from: 0, to: 0 });
+    assert_eq!(&reply[5..], b"\0\0\0\x01\0\0\0\x4dGot unknown command code 77!\n");
     bench.request(Command::None);
     assert!(bench.drain().is_empty());
 }
 
 #[test]
 fn more_pages_than_32_bits_hold() {
-    let mut bench = Bench::new(Config {
-        nr_pages: 1 << 33,
-        ..config()
-    });
+    let mut bench = Bench::new(Config { nr_pages: 1 << 33, ..config() });
     bench.request(Command::StartAck { max_version: 5 });
-    assert_eq!(
-        &bench.ask(Command::GetNrPages)[9..],
-        b"\xff\xff\xff\xffNumber of pages: 4294967295\n"
-    );
+    assert_eq!(&bench.ask(Command::GetNrPages)[9..], b"\xff\xff\xff\xffNumber of pages: 4294967295\n");
 }
 
 #[test]
@@ -442,80 +349,29 @@ fn the_listing_goes_out_once_and_the_reply_follows_it() {
 #[test]
 fn items_come_in_pieces() {
     let mut bench = Bench::serving();
-    let whole = bench.ask(Command::Ext {
-        item: ItemId::Notes,
-        offset: 0,
-    });
-    assert_eq!(
-        body(&whole),
-        Body::Ext {
-            offset: 0,
-            total: 1500,
-            data: &[7; 1020]
-        }
-    );
-    let rest = bench.ask(Command::Ext {
-        item: ItemId::Notes,
-        offset: 1020,
-    });
-    assert_eq!(
-        body(&rest),
-        Body::Ext {
-            offset: 1020,
-            total: 1500,
-            data: &[7; 480]
-        }
-    );
-    let past = bench.ask(Command::Ext {
-        item: ItemId::Notes,
-        offset: 4_000_000_000,
-    });
-    assert_eq!(
-        body(&past),
-        Body::Ext {
-            offset: 4_000_000_000,
-            total: 1500,
-            data: &[]
-        }
-    );
-    let none = bench.ask(Command::Ext {
-        item: ItemId::Unknown(99),
-        offset: 0,
-    });
-    assert_eq!(
-        body(&none),
-        Body::Ext {
-            offset: 0,
-            total: 0,
-            data: &[]
-        }
-    );
+    let whole = bench.ask(Command::Ext { item: ItemId::Notes, offset: 0 });
+    assert_eq!(body(&whole), Body::Ext { offset: 0, total: 1500, data: &[7; 1020] });
+    let rest = bench.ask(Command::Ext { item: ItemId::Notes, offset: 1020 });
+    assert_eq!(body(&rest), Body::Ext { offset: 1020, total: 1500, data: &[7; 480] });
+    let past = bench.ask(Command::Ext { item: ItemId::Notes, offset: 4_000_000_000 });
+    assert_eq!(body(&past), Body::Ext { offset: 4_000_000_000, total: 1500, data: &[] });
+    let none = bench.ask(Command::Ext { item: ItemId::Unknown(99), offset: 0 });
+    assert_eq!(body(&none), Body::Ext { offset: 0, total: 0, data: &[] });
 }
 
 #[test]
 fn exit_says_goodbye_and_reboot_does_not() {
     let mut bench = Bench::serving();
     bench.request(Command::Exit);
-    assert_eq!(
-        bench.engine.poll(bench.now),
-        None,
-        "the goodbye must go out first"
-    );
-    assert_eq!(
-        bench.drain(),
-        [b"\x05\0\0\0\0\0\0\0\x09\0\0\0\0NETDUMP end.\n"]
-    );
+    assert_eq!(bench.engine.poll(bench.now), None, "the goodbye must go out first");
+    assert_eq!(bench.drain(), [b"\x05\0\0\0\0\0\0\0\x09\0\0\0\0NETDUMP end.\n"]);
     assert_eq!(bench.engine.poll(bench.now), Some(End::Exit));
 
     let mut bench = Bench::serving();
     bench.request(Command::Hello);
     bench.request(Command::Reboot);
     bench.request(Command::Hello);
-    assert_eq!(
-        bench.drain().len(),
-        1,
-        "first come, first served; nothing after the order"
-    );
+    assert_eq!(bench.drain().len(), 1, "first come, first served; nothing after the order");
     assert_eq!(bench.engine.poll(bench.now), Some(End::Reboot));
     assert_eq!(bench.engine.next_deadline(), None);
 }
@@ -526,25 +382,14 @@ fn strangers_are_counted_and_get_nothing() {
     let before = bench.engine.counters().sent;
     bench.now = Time(20 * SECOND);
     for bit in 0..64 {
-        bench.request_as(
-            Cookie::new(COOKIE.expose() ^ (1 << bit)),
-            bit,
-            Command::SendMem(Pfn(0)),
-        );
+        bench.request_as(Cookie::new(COOKIE.expose() ^ (1 << bit)), bit, Command::SendMem(Pfn(0)));
     }
     bench.engine.handle(bench.now, &[0; 23]);
     bench.engine.handle(bench.now, &[]);
     assert!(bench.drain().is_empty());
     let counters = bench.engine.counters();
-    assert_eq!(
-        (counters.bad_cookie, counters.short, counters.sent),
-        (64, 2, before)
-    );
-    assert_eq!(
-        bench.at(30 * SECOND),
-        Some(End::IdleTimeout),
-        "and they keep nothing alive"
-    );
+    assert_eq!((counters.bad_cookie, counters.short, counters.sent), (64, 2, before));
+    assert_eq!(bench.at(30 * SECOND), Some(End::IdleTimeout), "and they keep nothing alive");
 }
 
 #[test]
@@ -592,12 +437,7 @@ fn the_three_timeouts() {
     assert_eq!(bench.at(3600 * SECOND), Some(End::TotalTimeout));
     assert!(bench.drain().is_empty());
 
-    let mut bench = Bench::new(Config {
-        handshake_timeout: 0,
-        idle_timeout: 0,
-        total_timeout: 0,
-        ..config()
-    });
+    let mut bench = Bench::new(Config { handshake_timeout: 0, idle_timeout: 0, total_timeout: 0, ..config() });
     assert_eq!(bench.at(u64::MAX), None);
     bench.request(Command::StartAck { max_version: 5 });
     assert_eq!(bench.at(u64::MAX), None);
@@ -621,12 +461,7 @@ fn a_buffer_too_small_loses_the_answer_and_ends() {
     for _ in 0..3 {
         bench.request(Command::SendMem(Pfn(0)));
     }
-    assert_eq!(
-        bench
-            .engine
-            .transmit(bench.now, &mut bench.memory, &mut [0; 1036]),
-        None
-    );
+    assert_eq!(bench.engine.transmit(bench.now, &mut bench.memory, &mut [0; 1036]), None);
     assert_eq!(bench.engine.counters().no_room, 3);
     assert_eq!(bench.engine.pending(), 0);
     assert_eq!(body(&bench.ask(Command::Hello)), Body::Hello { version: 4 });
@@ -638,16 +473,11 @@ fn beginning_again_forgets_everything() {
     bench.request(Command::SendMem(Pfn(0)));
     bench.request(Command::Hello);
     let mut buf = [0u8; MAX_DATAGRAM];
-    bench
-        .engine
-        .transmit(bench.now, &mut bench.memory, &mut buf);
+    bench.engine.transmit(bench.now, &mut bench.memory, &mut buf);
     bench.engine.begin(config(), Time(5));
     bench.now = Time(5);
     assert_eq!(bench.engine.state(), State::Handshake);
-    assert_eq!(
-        (bench.engine.pending(), *bench.engine.counters()),
-        (0, Counters::default())
-    );
+    assert_eq!((bench.engine.pending(), *bench.engine.counters()), (0, Counters::default()));
     assert_eq!(bench.drain().len(), 1);
 }
 
@@ -655,9 +485,7 @@ fn beginning_again_forgets_everything() {
 #[test]
 fn a_scripted_server_gets_the_whole_machine() {
     let mut bench = Bench::serving();
-    let Body::NrPages(nr_pages) = body(&bench.ask(Command::GetNrPages)) else {
-        panic!()
-    };
+    let Body::NrPages(nr_pages) = body(&bench.ask(Command::GetNrPages)) else { panic!() };
     let mut pages = Vec::new();
     let mut pfn = 0;
     while pfn < u64::from(nr_pages) {
@@ -667,10 +495,7 @@ fn a_scripted_server_gets_the_whole_machine() {
             Body::Mem { .. } => {
                 pages.push(pfn);
                 let whole: Vec<u8> = sent.iter().flat_map(|chunk| chunk[13..].to_vec()).collect();
-                assert!(whole
-                    .iter()
-                    .enumerate()
-                    .all(|(at, b)| *b == Memory::byte(pfn, at)));
+                assert!(whole.iter().enumerate().all(|(at, b)| *b == Memory::byte(pfn, at)));
                 pfn += 1;
             }
             Body::Reserved { next: Some(next) } => pfn = next.0,

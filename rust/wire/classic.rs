@@ -195,10 +195,7 @@ impl Command {
             7 => Command::StartAck { max_version: from },
             8 => Command::GetRegs,
             9 => Command::ShowState,
-            EXT => Command::Ext {
-                item: ItemId::from_wire(from),
-                offset: to,
-            },
+            EXT => Command::Ext { item: ItemId::from_wire(from), offset: to },
             code => Command::Unknown { code, from, to },
         }
     }
@@ -291,11 +288,7 @@ impl Request {
     /// Gives the fields of `view` their types.
     pub fn from_view(view: &RequestView<'_>) -> Self {
         let command = Command::from_wire(view.command(), view.from(), view.to());
-        Request {
-            cookie: view.cookie(),
-            nr: view.nr(),
-            command,
-        }
+        Request { cookie: view.cookie(), nr: view.nr(), command }
     }
 
     /// Bytes that [`emit`](Self::emit) writes.
@@ -400,27 +393,11 @@ pub struct ReplyHeader {
 impl ReplyHeader {
     /// Writes the header to the front of `buf` and returns what lies behind it, for the payload.
     pub fn emit<'b>(&self, buf: &'b mut [u8]) -> Result<&'b mut [u8]> {
-        let (head, payload) = buf
-            .split_first_chunk_mut::<REPLY_HEADER_LEN>()
-            .ok_or(Error::NoRoom)?;
+        let (head, payload) = buf.split_first_chunk_mut::<REPLY_HEADER_LEN>().ok_or(Error::NoRoom)?;
         let [n0, n1, n2, n3] = self.nr.0.to_be_bytes();
         let [c0, c1, c2, c3] = self.code.to_wire().to_be_bytes();
         let [i0, i1, i2, i3] = self.info.to_be_bytes();
-        *head = [
-            self.version.to_wire(),
-            n0,
-            n1,
-            n2,
-            n3,
-            c0,
-            c1,
-            c2,
-            c3,
-            i0,
-            i1,
-            i2,
-            i3,
-        ];
+        *head = [self.version.to_wire(), n0, n1, n2, n3, c0, c1, c2, c3, i0, i1, i2, i3];
         Ok(payload)
     }
 }
@@ -634,26 +611,16 @@ impl<'a> Reply<'a> {
         let version = Version::from_wire(view.version()).ok_or(Error::Version(view.version()))?;
         let (mut nr, info, payload) = (view.nr(), view.info(), view.payload());
         let body = match view.code() {
-            Code::Error => Body::Error {
-                info,
-                text: payload,
-            },
-            Code::Log => Body::Log {
-                offset: info,
-                text: payload,
-            },
+            Code::Error => Body::Error { info, text: payload },
+            Code::Log => Body::Log { offset: info, text: payload },
             Code::Mem => {
-                let data = payload
-                    .try_into()
-                    .map_err(|_| Error::Invalid("payload of MEM"))?;
+                let data = payload.try_into().map_err(|_| Error::Invalid("payload of MEM"))?;
                 if info.checked_rem(CHUNK_LEN as u32) != Some(0) {
                     return Err(Error::Invalid("offset of MEM"));
                 }
                 Body::Mem { offset: info, data }
             }
-            Code::Reserved => Body::Reserved {
-                next: (info != 0).then_some(Pfn(u64::from(info))),
-            },
+            Code::Reserved => Body::Reserved { next: (info != 0).then_some(Pfn(u64::from(info))) },
             Code::Hello => Body::Hello { version: info },
             Code::NrPages => Body::NrPages(info),
             Code::PageSize => {
@@ -669,13 +636,8 @@ impl<'a> Reply<'a> {
             }
             Code::End => Body::End,
             Code::Regs => {
-                let (_, block) = payload
-                    .split_at_checked(REGS_TEXT.len())
-                    .ok_or(Error::Truncated("registers"))?;
-                Body::Regs {
-                    total_ram_pages: info,
-                    block,
-                }
+                let (_, block) = payload.split_at_checked(REGS_TEXT.len()).ok_or(Error::Truncated("registers"))?;
+                Body::Regs { total_ram_pages: info, block }
             }
             Code::ShowState => Body::ShowState,
             Code::Ext => {
@@ -686,17 +648,9 @@ impl<'a> Reply<'a> {
                 if data.len() != (total.saturating_sub(info) as usize).min(MAX_EXT_DATA) {
                     return Err(Error::Invalid("item data length"));
                 }
-                Body::Ext {
-                    offset: info,
-                    total,
-                    data,
-                }
+                Body::Ext { offset: info, total, data }
             }
-            Code::Unknown(code) => Body::Unknown {
-                code,
-                info,
-                payload,
-            },
+            Code::Unknown(code) => Body::Unknown { code, info, payload },
         };
         Ok(Reply { version, nr, body })
     }
@@ -735,9 +689,7 @@ impl<'a> Reply<'a> {
             Body::Start(Start::V4) => (Code::Start, 0),
             Body::Start(Start::V5 { max_version, .. }) => (Code::Start, max_version),
             Body::End => (Code::End, 0),
-            Body::Regs {
-                total_ram_pages, ..
-            } => (Code::Regs, total_ram_pages),
+            Body::Regs { total_ram_pages, .. } => (Code::Regs, total_ram_pages),
             Body::ShowState => (Code::ShowState, 0),
             Body::Ext { offset, .. } => (Code::Ext, offset),
             Body::Unknown { code, info, .. } => (Code::Unknown(code), info),
@@ -746,13 +698,7 @@ impl<'a> Reply<'a> {
             Body::Start(Start::V5 { machine, .. }) => RequestId(u32::from(machine.0)),
             _ => self.nr,
         };
-        let payload = ReplyHeader {
-            version: self.version,
-            nr,
-            code,
-            info,
-        }
-        .emit(buf)?;
+        let payload = ReplyHeader { version: self.version, nr, code, info }.emit(buf)?;
         let mut w = Writer::new(payload);
         match self.body {
             Body::Error { text, .. } | Body::Log { text, .. } => w.bytes(text)?,
@@ -770,12 +716,7 @@ impl<'a> Reply<'a> {
                 w.u8(b'\n')?;
             }
             Body::Start(Start::V4) => w.bytes(START_V4_TEXT)?,
-            Body::Start(Start::V5 {
-                task_struct,
-                page_offset,
-                magic,
-                ..
-            }) => {
+            Body::Start(Start::V5 { task_struct, page_offset, magic, .. }) => {
                 w.bytes(b"task_struct:0x")?;
                 w.hex(task_struct, 1)?;
                 w.bytes(b" page_offset:0x")?;
@@ -837,24 +778,13 @@ mod tests {
     }
 
     fn v5(nr: u32, body: Body<'_>) -> Reply<'_> {
-        Reply {
-            version: Version::V5,
-            nr: RequestId(nr),
-            body,
-        }
+        Reply { version: Version::V5, nr: RequestId(nr), body }
     }
 
     #[test]
     fn request_bytes() {
-        let request = Request {
-            cookie: COOKIE,
-            nr: RequestId(0x1122_3344),
-            command: Command::SendMem(Pfn(0xabcd)),
-        };
-        let wire = [
-            1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x22, 0x33, 0x44, 0, 0, 0, 1, 0, 0, 0xab, 0xcd, 0, 0, 0,
-            0,
-        ];
+        let request = Request { cookie: COOKIE, nr: RequestId(0x1122_3344), command: Command::SendMem(Pfn(0xabcd)) };
+        let wire = [1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x22, 0x33, 0x44, 0, 0, 0, 1, 0, 0, 0xab, 0xcd, 0, 0, 0, 0];
         let mut buf = [0xffu8; 24];
         assert_eq!(request.emit(&mut buf), Ok(24));
         assert_eq!(buf, wire);
@@ -874,21 +804,8 @@ mod tests {
             (7, Command::StartAck { max_version: 7 }),
             (8, Command::GetRegs),
             (9, Command::ShowState),
-            (
-                0x4e44_0001,
-                Command::Ext {
-                    item: ItemId::Unknown(7),
-                    offset: 0,
-                },
-            ),
-            (
-                10,
-                Command::Unknown {
-                    code: 10,
-                    from: 7,
-                    to: 0,
-                },
-            ),
+            (0x4e44_0001, Command::Ext { item: ItemId::Unknown(7), offset: 0 }),
+            (10, Command::Unknown { code: 10, from: 7, to: 0 }),
         ];
         for (code, command) in commands {
             let mut wire = [0u8; 24];
@@ -904,17 +821,11 @@ mod tests {
         let request = Request {
             cookie: Cookie::new(0),
             nr: RequestId(9),
-            command: Command::Ext {
-                item: ItemId::Log,
-                offset: 1020,
-            },
+            command: Command::Ext { item: ItemId::Log, offset: 1020 },
         };
         let mut buf = [0u8; 24];
         request.emit(&mut buf).unwrap();
-        assert_eq!(
-            buf[8..],
-            [0, 0, 0, 9, 0x4e, 0x44, 0, 1, 0, 0, 0, 2, 0, 0, 3, 0xfc]
-        );
+        assert_eq!(buf[8..], [0, 0, 0, 9, 0x4e, 0x44, 0, 1, 0, 0, 0, 2, 0, 0, 3, 0xfc]);
         assert_eq!(Request::parse(&buf), Ok(request));
     }
 
@@ -923,17 +834,9 @@ mod tests {
         assert_eq!(Request::parse(&[0; 23]), Err(Error::Truncated("to")));
         assert_eq!(Request::parse(&[0; 11]), Err(Error::Truncated("nr")));
         assert!(Request::parse(&[0; 25]).is_ok());
-        let far = Request {
-            cookie: COOKIE,
-            nr: RequestId(1),
-            command: Command::SendMem(Pfn(1 << 32)),
-        };
+        let far = Request { cookie: COOKIE, nr: RequestId(1), command: Command::SendMem(Pfn(1 << 32)) };
         assert_eq!(far.emit(&mut [0; 24]), Err(Error::Invalid("pfn")));
-        let near = Request {
-            cookie: COOKIE,
-            nr: RequestId(1),
-            command: Command::Hello,
-        };
+        let near = Request { cookie: COOKIE, nr: RequestId(1), command: Command::Hello };
         assert_eq!(near.emit(&mut [0; 23]), Err(Error::NoRoom));
     }
 
@@ -951,9 +854,7 @@ mod tests {
             }),
         };
         let mut wire = b"\x04\0\0\0\x3e\0\0\0\x08\0\0\0\x05".to_vec();
-        wire.extend_from_slice(
-            b"task_struct:0xffff888001234540 page_offset:0xffff888000000000 netdump_magic:0x0\n",
-        );
+        wire.extend_from_slice(b"task_struct:0xffff888001234540 page_offset:0xffff888000000000 netdump_magic:0x0\n");
         assert_eq!(emit(&start), wire);
         assert_eq!(Reply::parse(&wire), Ok(start));
     }
@@ -961,11 +862,7 @@ mod tests {
     #[test]
     fn start_of_version_4() {
         let wire = b"\x04\0\0\0\0\0\0\0\x08\0\0\0\0NETDUMP start, waiting for start-ACK.\n";
-        let start = Reply {
-            version: Version::V4,
-            nr: RequestId(0),
-            body: Body::Start(Start::V4),
-        };
+        let start = Reply { version: Version::V4, nr: RequestId(0), body: Body::Start(Start::V4) };
         assert_eq!(Reply::parse(wire), Ok(start));
         assert_eq!(emit(&start), wire);
     }
@@ -977,54 +874,27 @@ mod tests {
             wire.extend_from_slice(text.as_bytes());
             Reply::parse(&wire).map(|_| ())
         };
-        assert_eq!(
-            parse("task_struct:0x1 page_offset:0x2 netdump_magic:0x3\n"),
-            Ok(())
-        );
-        assert_eq!(
-            parse("task_struct:0x1 page_offset:0x2\n"),
-            Err(Error::Truncated("netdump_magic"))
-        );
-        assert_eq!(
-            parse("task_struct:0x page_offset:0x2 netdump_magic:0x3\n"),
-            Err(Error::Invalid("task_struct"))
-        );
+        assert_eq!(parse("task_struct:0x1 page_offset:0x2 netdump_magic:0x3\n"), Ok(()));
+        assert_eq!(parse("task_struct:0x1 page_offset:0x2\n"), Err(Error::Truncated("netdump_magic")));
+        assert_eq!(parse("task_struct:0x page_offset:0x2 netdump_magic:0x3\n"), Err(Error::Invalid("task_struct")));
         assert_eq!(
             parse("task_struct:0x1 page_offset:0x12345678901234567 netdump_magic:0x3\n"),
             Err(Error::Invalid("page_offset"))
         );
-        assert_eq!(
-            parse("task_struct:0x1 page_offset:0x2 netdump_magic:0xg\n"),
-            Err(Error::Invalid("netdump_magic"))
-        );
-        assert_eq!(
-            Reply::parse(b"\x04\0\x01\0\0\0\0\0\x08\0\0\0\x05"),
-            Err(Error::Invalid("machine"))
-        );
-        assert_eq!(
-            Reply::parse(b"\x04\0\0\0\x3e\0\0\0\x08\0\0\0\x03"),
-            Err(Error::Invalid("info of START_NETDUMP"))
-        );
+        assert_eq!(parse("task_struct:0x1 page_offset:0x2 netdump_magic:0xg\n"), Err(Error::Invalid("netdump_magic")));
+        assert_eq!(Reply::parse(b"\x04\0\x01\0\0\0\0\0\x08\0\0\0\x05"), Err(Error::Invalid("machine")));
+        assert_eq!(Reply::parse(b"\x04\0\0\0\x3e\0\0\0\x08\0\0\0\x03"), Err(Error::Invalid("info of START_NETDUMP")));
     }
 
     #[test]
     fn mem_bytes() {
         let data = [0x5a; CHUNK_LEN];
-        let mem = v5(
-            0x0102_0304,
-            Body::Mem {
-                offset: 3072,
-                data: &data,
-            },
-        );
+        let mem = v5(0x0102_0304, Body::Mem { offset: 3072, data: &data });
         let wire = emit(&mem);
         assert_eq!(wire.len(), 1037);
         assert_eq!(wire[..14], [5, 1, 2, 3, 4, 0, 0, 0, 3, 0, 0, 0x0c, 0, 0x5a]);
         assert_eq!(Reply::parse(&wire), Ok(mem));
-        assert_eq!(
-            Reply::parse(&wire[..1036]),
-            Err(Error::Invalid("payload of MEM"))
-        );
+        assert_eq!(Reply::parse(&wire[..1036]), Err(Error::Invalid("payload of MEM")));
         let mut skew = wire;
         skew[12] = 1;
         assert_eq!(Reply::parse(&skew), Err(Error::Invalid("offset of MEM")));
@@ -1034,36 +904,17 @@ mod tests {
     fn replies_with_text() {
         let cases: [(Body<'_>, &[u8]); 8] = [
             (
-                Body::Hello {
-                    version: BASE_VERSION,
-                },
+                Body::Hello { version: BASE_VERSION },
                 b"\x05\0\0\0\x07\0\0\0\x05\0\0\0\x04Hello, this is netdump version 0.04\n",
             ),
-            (
-                Body::NrPages(131_072),
-                b"\x05\0\0\0\x07\0\0\0\x06\0\x02\0\0Number of pages: 131072\n",
-            ),
-            (
-                Body::PageSize(4096),
-                b"\x05\0\0\0\x07\0\0\0\x07\0\0\x10\0PAGE_SIZE: 4096\n",
-            ),
-            (
-                Body::Reserved {
-                    next: Some(Pfn(256)),
-                },
-                b"\x05\0\0\0\x07\0\0\0\x04\0\0\x01\0",
-            ),
-            (
-                Body::Reserved { next: None },
-                b"\x05\0\0\0\x07\0\0\0\x04\0\0\0\0",
-            ),
+            (Body::NrPages(131_072), b"\x05\0\0\0\x07\0\0\0\x06\0\x02\0\0Number of pages: 131072\n"),
+            (Body::PageSize(4096), b"\x05\0\0\0\x07\0\0\0\x07\0\0\x10\0PAGE_SIZE: 4096\n"),
+            (Body::Reserved { next: Some(Pfn(256)) }, b"\x05\0\0\0\x07\0\0\0\x04\0\0\x01\0"),
+            (Body::Reserved { next: None }, b"\x05\0\0\0\x07\0\0\0\x04\0\0\0\0"),
             (Body::End, b"\x05\0\0\0\x07\0\0\0\x09\0\0\0\0NETDUMP end.\n"),
             (Body::ShowState, b"\x05\0\0\0\x07\0\0\0\x0c\0\0\0\0"),
             (
-                Body::Regs {
-                    total_ram_pages: 2,
-                    block: b"\x01\x02",
-                },
+                Body::Regs { total_ram_pages: 2, block: b"\x01\x02" },
                 b"\x05\0\0\0\x07\0\0\0\x0a\0\0\0\x02Sending register info.\n\x01\x02",
             ),
         ];
@@ -1078,10 +929,7 @@ mod tests {
     fn error_texts() {
         let mut buf = [0u8; 96];
         let len = bad_page_text(&mut buf, Pfn(0x1f_ffff), 0x2_0000).unwrap();
-        assert_eq!(
-            &buf[..len],
-            b"page 001fffff is bigger than max page # 00020000!\n"
-        );
+        assert_eq!(&buf[..len], b"page 001fffff is bigger than max page # 00020000!\n");
         let len = unknown_command_text(&mut buf, 7).unwrap();
         assert_eq!(&buf[..len], b"Got unknown command code 7!\n");
         let len = unknown_command_text(&mut buf, 0xffff_fffe).unwrap();
@@ -1092,45 +940,20 @@ mod tests {
     fn registers_may_have_garbage_behind_them() {
         let mut wire = b"\x05\0\0\0\x07\0\0\0\x0a\0\0\0\x02Sending register info.\n".to_vec();
         wire.extend_from_slice(&[9; 216 + 3]);
-        let Body::Regs { block, .. } = Reply::parse(&wire).unwrap().body else {
-            panic!("not REGS")
-        };
+        let Body::Regs { block, .. } = Reply::parse(&wire).unwrap().body else { panic!("not REGS") };
         assert!(block.len() >= Machine::X86_64.regs_len().unwrap());
-        assert_eq!(
-            Reply::parse(&wire[..13 + 22]),
-            Err(Error::Truncated("registers"))
-        );
+        assert_eq!(Reply::parse(&wire[..13 + 22]), Err(Error::Truncated("registers")));
     }
 
     #[test]
     fn extension_bytes() {
-        let reply = v5(
-            7,
-            Body::Ext {
-                offset: 1020,
-                total: 1022,
-                data: b"ab",
-            },
-        );
+        let reply = v5(7, Body::Ext { offset: 1020, total: 1022, data: b"ab" });
         let wire = b"\x05\0\0\0\x07\x4e\x44\0\x01\0\0\x03\xfc\0\0\x03\xfeab";
         assert_eq!(emit(&reply), wire);
         assert_eq!(Reply::parse(wire), Ok(reply));
-        assert_eq!(
-            Reply::parse(&wire[..18]),
-            Err(Error::Invalid("item data length"))
-        );
-        assert_eq!(
-            Reply::parse(&wire[..16]),
-            Err(Error::Truncated("item length"))
-        );
-        let none = v5(
-            7,
-            Body::Ext {
-                offset: 0,
-                total: 0,
-                data: b"",
-            },
-        );
+        assert_eq!(Reply::parse(&wire[..18]), Err(Error::Invalid("item data length")));
+        assert_eq!(Reply::parse(&wire[..16]), Err(Error::Truncated("item length")));
+        let none = v5(7, Body::Ext { offset: 0, total: 0, data: b"" });
         assert_eq!(Reply::parse(&emit(&none)), Ok(none));
     }
 
@@ -1138,13 +961,7 @@ mod tests {
     fn replies_that_are_none() {
         assert_eq!(Reply::parse(&[4; 12]), Err(Error::Truncated("info")));
         assert_eq!(Reply::parse(&[6; 13]), Err(Error::Version(6)));
-        assert_eq!(
-            Reply::parse(&[4; 1473]),
-            Err(Error::Invalid("payload length"))
-        );
-        assert_eq!(
-            Reply::parse(b"\x05\0\0\0\x07\0\0\0\x07\0\0\x10\x01"),
-            Err(Error::Invalid("page size"))
-        );
+        assert_eq!(Reply::parse(&[4; 1473]), Err(Error::Invalid("payload length")));
+        assert_eq!(Reply::parse(b"\x05\0\0\0\x07\0\0\0\x07\0\0\x10\x01"), Err(Error::Invalid("page size")));
     }
 }

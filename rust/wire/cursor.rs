@@ -17,20 +17,14 @@ impl<'a> Reader<'a> {
 
     /// The next `N` bytes; `field` names them in the error.
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<&'a [u8; N]> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(Error::Truncated(field))?;
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Error::Truncated(field))?;
         self.rest = rest;
         Ok(head)
     }
 
     /// The next `len` bytes.
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8]> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(Error::Truncated(field))?;
+        let (head, rest) = self.rest.split_at_checked(len).ok_or(Error::Truncated(field))?;
         self.rest = rest;
         Ok(head)
     }
@@ -72,10 +66,7 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// A writer at the first byte of `buf`.
     pub fn new(buf: &'a mut [u8]) -> Self {
-        Writer {
-            rest: buf,
-            written: 0,
-        }
+        Writer { rest: buf, written: 0 }
     }
 
     /// Bytes written so far.
@@ -93,9 +84,7 @@ impl<'a> Writer<'a> {
         if len > self.rest.len() {
             return Err(Error::NoRoom);
         }
-        let (head, rest) = core::mem::take(&mut self.rest)
-            .split_at_mut_checked(len)
-            .ok_or(Error::NoRoom)?;
+        let (head, rest) = core::mem::take(&mut self.rest).split_at_mut_checked(len).ok_or(Error::NoRoom)?;
         self.rest = rest;
         self.written = self.written.saturating_add(len);
         Ok(head)
@@ -148,11 +137,7 @@ impl<'a> Writer<'a> {
         let mut used = 0usize;
         for slot in text.iter_mut().rev() {
             let digit = value.checked_rem(u64::from(BASE)).unwrap_or(0) as u8;
-            *slot = if digit < 10 {
-                b'0'.wrapping_add(digit)
-            } else {
-                b'a'.wrapping_add(digit.wrapping_sub(10))
-            };
+            *slot = if digit < 10 { b'0'.wrapping_add(digit) } else { b'a'.wrapping_add(digit.wrapping_sub(10)) };
             used = used.saturating_add(1);
             value = value.checked_div(u64::from(BASE)).unwrap_or(0);
             if value == 0 && used >= width {

@@ -45,25 +45,14 @@ pub struct Tlvs<'a> {
 impl<'a> Tlvs<'a> {
     /// The notes in `item`.
     pub fn new(item: &'a [u8]) -> Self {
-        Tlvs {
-            rest: Reader::new(item),
-            done: false,
-        }
+        Tlvs { rest: Reader::new(item), done: false }
     }
 
     fn take(&mut self) -> Result<Tlv<'a>> {
         let r = &mut self.rest;
-        let (kind, flags, len) = (
-            r.u16("note type")?,
-            r.u16("note flags")?,
-            r.u32("note length")?,
-        );
+        let (kind, flags, len) = (r.u16("note type")?, r.u16("note flags")?, r.u32("note length")?);
         let len = usize::try_from(len).map_err(|_| Error::Invalid("note length"))?;
-        Ok(Tlv {
-            kind,
-            flags,
-            value: r.bytes(len, "note value")?,
-        })
+        Ok(Tlv { kind, flags, value: r.bytes(len, "note value")? })
     }
 }
 
@@ -171,21 +160,14 @@ impl<'a> Ranges<'a> {
         self.raw.chunks_exact(16).filter_map(|entry| {
             let mut r = Reader::new(entry);
             let (start, end) = (r.u64("start").ok()?, r.u64("end").ok()?);
-            Some(PhysRange {
-                start: PhysAddr(start),
-                end: PhysAddr(end),
-            })
+            Some(PhysRange { start: PhysAddr(start), end: PhysAddr(end) })
         })
     }
 
     /// Whether all bounds are multiples of the page size `1 << page_shift`.
     pub fn is_page_aligned(&self, page_shift: u8) -> bool {
-        let mask = 1u64
-            .checked_shl(u32::from(page_shift))
-            .unwrap_or(0)
-            .wrapping_sub(1);
-        self.iter()
-            .all(|range| (range.start.0 | range.end.0) & mask == 0)
+        let mask = 1u64.checked_shl(u32::from(page_shift)).unwrap_or(0).wrapping_sub(1);
+        self.iter().all(|range| (range.start.0 | range.end.0) & mask == 0)
     }
 }
 
@@ -255,16 +237,9 @@ impl<'a> Note<'a> {
                     2 => ByteOrder::Big,
                     _ => return Err(Error::Invalid("byte order")),
                 };
-                let (cpus_possible, crashing_cpu) =
-                    (r.u32("cpus possible")?, r.u32("crashing cpu")?);
+                let (cpus_possible, crashing_cpu) = (r.u32("cpus possible")?, r.u32("crashing cpu")?);
                 r.u32("machine flags")?;
-                Note::Machine(MachineNote {
-                    e_machine,
-                    page_shift,
-                    byte_order,
-                    cpus_possible,
-                    crashing_cpu,
-                })
+                Note::Machine(MachineNote { e_machine, page_shift, byte_order, cpus_possible, crashing_cpu })
             }
             CPU => {
                 let (cpu, pid, bits) = (r.u32("cpu")?, r.u32("pid")?, r.u32("cpu flags")?);
@@ -278,34 +253,18 @@ impl<'a> Note<'a> {
                     was_online: bits & CPU_WAS_ONLINE != 0,
                     by_nmi: bits & CPU_BY_NMI != 0,
                 };
-                Note::Cpu(CpuNote {
-                    cpu,
-                    pid,
-                    flags,
-                    task_struct,
-                    regs,
-                })
+                Note::Cpu(CpuNote { cpu, pid, flags, task_struct, regs })
             }
             VMCOREINFO => Note::Vmcoreinfo(value),
             RANGES => Note::Ranges(Ranges::parse(value)?),
             KTEXT => {
-                let (vaddr, paddr, length) = (
-                    r.u64("ktext vaddr")?,
-                    r.u64("ktext paddr")?,
-                    r.u64("ktext length")?,
-                );
+                let (vaddr, paddr, length) = (r.u64("ktext vaddr")?, r.u64("ktext paddr")?, r.u64("ktext length")?);
                 if paddr.checked_add(length).is_none() || vaddr.checked_add(length).is_none() {
                     return Err(Error::Invalid("ktext length"));
                 }
-                Note::Ktext(KtextNote {
-                    vaddr,
-                    paddr: PhysAddr(paddr),
-                    length,
-                })
+                Note::Ktext(KtextNote { vaddr, paddr: PhysAddr(paddr), length })
             }
-            LAYOUT => Note::Layout {
-                page_offset: r.u64("page_offset")?,
-            },
+            LAYOUT => Note::Layout { page_offset: r.u64("page_offset")? },
             IDENTITY => Note::Identity(value),
             PANIC => Note::Panic(value),
             OVERLAY => {
@@ -314,10 +273,7 @@ impl<'a> Note<'a> {
                 if data.len() > MAX_OVERLAY || paddr.checked_add(data.len() as u64).is_none() {
                     return Err(Error::Invalid("overlay length"));
                 }
-                Note::Overlay {
-                    paddr: PhysAddr(paddr),
-                    data,
-                }
+                Note::Overlay { paddr: PhysAddr(paddr), data }
             }
             kind => Note::Unknown { kind, value },
         })
@@ -333,9 +289,7 @@ pub struct NotesWriter<'a> {
 impl<'a> NotesWriter<'a> {
     /// Writes to the front of `buf`.
     pub fn new(buf: &'a mut [u8]) -> Self {
-        NotesWriter {
-            out: Writer::new(buf),
-        }
+        NotesWriter { out: Writer::new(buf) }
     }
 
     /// Length of the item so far, bytes.
@@ -347,10 +301,7 @@ impl<'a> NotesWriter<'a> {
     /// Room for a note with `len` bytes of value: its header is written, its value is the caller's to write, all of it.
     fn begin(&mut self, kind: u16, len: usize) -> Result<Writer<'a>> {
         let wire_len = u32::try_from(len).map_err(|_| Error::NoRoom)?;
-        let mut note = Writer::new(
-            self.out
-                .claim(len.checked_add(TLV_HEADER_LEN).ok_or(Error::NoRoom)?)?,
-        );
+        let mut note = Writer::new(self.out.claim(len.checked_add(TLV_HEADER_LEN).ok_or(Error::NoRoom)?)?);
         note.u16(kind)?;
         note.u16(0)?;
         note.u32(wire_len)?;
@@ -425,10 +376,7 @@ impl<'a> NotesWriter<'a> {
     pub fn identity(&mut self, pairs: &[(&str, &[u8])]) -> Result<()> {
         let mut len = 0usize;
         for (key, value) in pairs {
-            len = len
-                .saturating_add(key.len())
-                .saturating_add(value.len())
-                .saturating_add(2);
+            len = len.saturating_add(key.len()).saturating_add(value.len()).saturating_add(2);
         }
         let mut w = self.begin(IDENTITY, len)?;
         for (key, value) in pairs {
@@ -474,19 +422,14 @@ impl VolatileRange {
         for (out, byte) in padded.iter_mut().zip(label.as_bytes()) {
             *out = *byte;
         }
-        VolatileRange {
-            range,
-            label: padded,
-        }
+        VolatileRange { range, label: padded }
     }
 
     /// The label without its padding, if it is printable ASCII.
     pub fn label(&self) -> Option<&str> {
         let text = self.label.split(|b| *b == 0).next()?;
         let text = core::str::from_utf8(text).ok()?;
-        text.bytes()
-            .all(|b| b.is_ascii_graphic() || b == b' ')
-            .then_some(text)
+        text.bytes().all(|b| b.is_ascii_graphic() || b == b' ').then_some(text)
     }
 
     /// Reads one entry.
@@ -496,14 +439,8 @@ impl VolatileRange {
         if end < start {
             return Err(Error::Invalid("order of ranges"));
         }
-        let range = PhysRange {
-            start: PhysAddr(start),
-            end: PhysAddr(end),
-        };
-        Ok(VolatileRange {
-            range,
-            label: *r.array("label")?,
-        })
+        let range = PhysRange { start: PhysAddr(start), end: PhysAddr(end) };
+        Ok(VolatileRange { range, label: *r.array("label")? })
     }
 
     /// Writes the entry to the front of `buf` and returns [`VOLATILE_LEN`].
@@ -551,10 +488,7 @@ mod tests {
             crashing_cpu: 1,
         };
         let wire = item(|w| w.machine(&note));
-        assert_eq!(
-            wire,
-            [0, 1, 0, 0, 0, 0, 0, 16, 0, 62, 12, 1, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0]
-        );
+        assert_eq!(wire, [0, 1, 0, 0, 0, 0, 0, 16, 0, 62, 12, 1, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(only(&wire), Ok(Note::Machine(note)));
         let mut bad = wire.clone();
         bad[11] = 3;
@@ -566,25 +500,12 @@ mod tests {
 
     #[test]
     fn cpu_bytes() {
-        let flags = CpuFlags {
-            crashing: true,
-            was_online: true,
-            by_nmi: false,
-        };
-        let note = CpuNote {
-            cpu: 1,
-            pid: 0x0203,
-            flags,
-            task_struct: 0xffff_8880_0000_1000,
-            regs: Some(&[7, 8]),
-        };
+        let flags = CpuFlags { crashing: true, was_online: true, by_nmi: false };
+        let note = CpuNote { cpu: 1, pid: 0x0203, flags, task_struct: 0xffff_8880_0000_1000, regs: Some(&[7, 8]) };
         let wire = item(|w| w.cpu(&note));
         assert_eq!(
             wire,
-            [
-                0, 2, 0, 0, 0, 0, 0, 22, 0, 0, 0, 1, 0, 0, 2, 3, 0, 0, 0, 7, 0xff, 0xff, 0x88,
-                0x80, 0, 0, 0x10, 0, 7, 8
-            ]
+            [0, 2, 0, 0, 0, 0, 0, 22, 0, 0, 0, 1, 0, 0, 2, 3, 0, 0, 0, 7, 0xff, 0xff, 0x88, 0x80, 0, 0, 0x10, 0, 7, 8]
         );
         assert_eq!(only(&wire), Ok(Note::Cpu(note)));
         let without = CpuNote { regs: None, ..note };
@@ -595,11 +516,7 @@ mod tests {
 
     #[test]
     fn other_notes_come_back() {
-        let ktext = KtextNote {
-            vaddr: 0xffff_ffff_8100_0000,
-            paddr: PhysAddr(0x100_0000),
-            length: 0x200_0000,
-        };
+        let ktext = KtextNote { vaddr: 0xffff_ffff_8100_0000, paddr: PhysAddr(0x100_0000), length: 0x200_0000 };
         let wire = item(|w| {
             w.vmcoreinfo(b"OSRELEASE=7.3\n")?;
             w.ktext(&ktext)?;
@@ -609,53 +526,32 @@ mod tests {
             w.overlay(PhysAddr(0x1234), &[1, 2, 3])?;
             w.raw(500, b"future")
         });
-        let notes: Vec<_> = Tlvs::new(&wire)
-            .map(|tlv| Note::parse(&tlv.unwrap()).unwrap())
-            .collect();
+        let notes: Vec<_> = Tlvs::new(&wire).map(|tlv| Note::parse(&tlv.unwrap()).unwrap()).collect();
         assert_eq!(
             notes,
             [
                 Note::Vmcoreinfo(b"OSRELEASE=7.3\n"),
                 Note::Ktext(ktext),
-                Note::Layout {
-                    page_offset: 0xffff_8880_0000_0000
-                },
+                Note::Layout { page_offset: 0xffff_8880_0000_0000 },
                 Note::Identity(b"hostname=a b\nrelease=7.3\n"),
                 Note::Panic(b"sysrq"),
-                Note::Overlay {
-                    paddr: PhysAddr(0x1234),
-                    data: &[1, 2, 3]
-                },
-                Note::Unknown {
-                    kind: 500,
-                    value: b"future"
-                },
+                Note::Overlay { paddr: PhysAddr(0x1234), data: &[1, 2, 3] },
+                Note::Unknown { kind: 500, value: b"future" },
             ]
         );
     }
 
     #[test]
     fn ranges_must_ascend() {
-        let range = |start, end| PhysRange {
-            start: PhysAddr(start),
-            end: PhysAddr(end),
-        };
+        let range = |start, end| PhysRange { start: PhysAddr(start), end: PhysAddr(end) };
         let good = [range(0x1000, 0x9f000), range(0x10_0000, 0x2000_0000)];
         let wire = item(|w| w.ranges(&good));
-        let Ok(Note::Ranges(parsed)) = only(&wire) else {
-            panic!("not RANGES")
-        };
+        let Ok(Note::Ranges(parsed)) = only(&wire) else { panic!("not RANGES") };
         assert!(parsed.iter().eq(good));
         assert!(parsed.is_page_aligned(12));
         assert!(!parsed.is_page_aligned(13));
-        for bad in [
-            [range(0x1000, 0x3000), range(0x2000, 0x4000)],
-            [range(0x1000, 0x1000), range(0x2000, 0x4000)],
-        ] {
-            assert_eq!(
-                only(&item(|w| w.ranges(&bad))),
-                Err(Error::Invalid("order of ranges"))
-            );
+        for bad in [[range(0x1000, 0x3000), range(0x2000, 0x4000)], [range(0x1000, 0x1000), range(0x2000, 0x4000)]] {
+            assert_eq!(only(&item(|w| w.ranges(&bad))), Err(Error::Invalid("order of ranges")));
         }
     }
 
@@ -666,10 +562,7 @@ mod tests {
         let mut tlvs = Tlvs::new(&wire);
         assert_eq!(tlvs.next(), Some(Err(Error::Truncated("note value"))));
         assert_eq!(tlvs.next(), None);
-        assert_eq!(
-            Tlvs::new(&[0, 1, 0]).next(),
-            Some(Err(Error::Truncated("note flags")))
-        );
+        assert_eq!(Tlvs::new(&[0, 1, 0]).next(), Some(Err(Error::Truncated("note flags"))));
         assert_eq!(Tlvs::new(&[]).next(), None);
     }
 
@@ -686,24 +579,12 @@ mod tests {
 
     #[test]
     fn volatile_bytes() {
-        let entry = VolatileRange::new(
-            PhysRange {
-                start: PhysAddr(0x1000),
-                end: PhysAddr(0x3000),
-            },
-            "pool",
-        );
+        let entry = VolatileRange::new(PhysRange { start: PhysAddr(0x1000), end: PhysAddr(0x3000) }, "pool");
         let mut wire = [0u8; VOLATILE_LEN];
         assert_eq!(entry.emit(&mut wire), Ok(32));
-        assert_eq!(
-            wire,
-            *b"\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x30\0pool\0\0\0\0\0\0\0\0\0\0\0\0"
-        );
+        assert_eq!(wire, *b"\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x30\0pool\0\0\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(VolatileRange::parse(&wire), Ok(entry));
         assert_eq!(entry.label(), Some("pool"));
-        assert_eq!(
-            VolatileRange::iter(&wire[..31]).next(),
-            Some(Err(Error::Truncated("label")))
-        );
+        assert_eq!(VolatileRange::iter(&wire[..31]).next(), Some(Err(Error::Truncated("label"))));
     }
 }

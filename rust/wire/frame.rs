@@ -267,6 +267,7 @@ impl Checksum {
 
     /// Adds a run of bytes.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // no operator: it takes bytes, not another sum
     pub fn add(self, bytes: &[u8]) -> Self {
         let mut sum = self.0;
         let mut words = bytes.chunks_exact(4);
@@ -453,11 +454,7 @@ impl NeighbourReply {
                 // RFC 4861 7.2.4: a probe for duplicates (asker unspecified) is answered to all nodes.
                 let solicited = !asker.is_unspecified();
                 let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-                let (to, dst) = if solicited {
-                    (to, asker)
-                } else {
-                    (MacAddr([0x33, 0x33, 0, 0, 0, 1]), all_nodes)
-                };
+                let (to, dst) = if solicited { (to, asker) } else { (MacAddr([0x33, 0x33, 0, 0, 0, 1]), all_nodes) };
                 let mut message = [0u8; NEIGHBOUR_LEN + 8];
                 let mut body = Writer(&mut message);
                 let flags = if solicited { 0x60 } else { 0x20 };
@@ -509,13 +506,9 @@ impl Writer<'_> {
         let [s0, s1, s2, s3] = src.octets();
         let [d0, d1, d2, d3] = dst.octets();
         // 0x40: do not fragment; the datagrams are sized for the path.
-        let without = [
-            0x45, 0, l0, l1, i0, i1, 0x40, 0, IPV4_TTL, PROTO_UDP, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3,
-        ];
+        let without = [0x45, 0, l0, l1, i0, i1, 0x40, 0, IPV4_TTL, PROTO_UDP, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3];
         let [c0, c1] = Checksum::new().add(&without).value().to_be_bytes();
-        self.put(&[
-            0x45, 0, l0, l1, i0, i1, 0x40, 0, IPV4_TTL, PROTO_UDP, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3,
-        ])
+        self.put(&[0x45, 0, l0, l1, i0, i1, 0x40, 0, IPV4_TTL, PROTO_UDP, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
     }
 
     fn ipv6(&mut self, src: Ipv6Addr, dst: Ipv6Addr, len: u16, next: u8, hop_limit: u8) -> Option<()> {
@@ -633,9 +626,7 @@ mod tests {
         request.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
         request.extend_from_slice(&SERVER.0);
         request.extend_from_slice(&[10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
-        let Ok(Frame::NeighbourQuery(query)) = parse(&request, UdpChecksum::Verify) else {
-            panic!("not a query")
-        };
+        let Ok(Frame::NeighbourQuery(query)) = parse(&request, UdpChecksum::Verify) else { panic!("not a query") };
         assert_eq!(query.target, "10.0.0.2".parse::<IpAddr>().unwrap());
         let mut answer = [0xaa; 128];
         let reply = NeighbourReply { query, local_mac: CLIENT, vlan: None };

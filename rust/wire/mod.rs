@@ -111,21 +111,14 @@ mod tests {
     fn cookie_halves_are_low_and_high() {
         let cookie = Cookie::from_magic(0x1122_3344, 0xaabb_ccdd);
         assert_eq!(cookie, Cookie::new(0xaabb_ccdd_1122_3344));
-        assert_eq!(
-            cookie.to_be_bytes(),
-            [0xaa, 0xbb, 0xcc, 0xdd, 0x11, 0x22, 0x33, 0x44]
-        );
+        assert_eq!(cookie.to_be_bytes(), [0xaa, 0xbb, 0xcc, 0xdd, 0x11, 0x22, 0x33, 0x44]);
     }
 
     #[test]
     fn cookie_differs_in_any_single_bit() {
         let cookie = Cookie::new(0x0123_4567_89ab_cdef);
         for bit in 0..64 {
-            assert_ne!(
-                cookie,
-                Cookie::new(0x0123_4567_89ab_cdef ^ (1 << bit)),
-                "bit {bit}"
-            );
+            assert_ne!(cookie, Cookie::new(0x0123_4567_89ab_cdef ^ (1 << bit)), "bit {bit}");
         }
     }
 

@@ -18,9 +18,7 @@ impl Target for Memory {
     fn classify(&mut self, pfn: Pfn) -> PageClass {
         assert!(pfn.0 < NR_PAGES, "asked about {pfn:?}");
         if pfn.0 % 3 == 2 {
-            PageClass::Hole {
-                next: Some(Pfn(pfn.0 + 1)),
-            }
+            PageClass::Hole { next: Some(Pfn(pfn.0 + 1)) }
         } else {
             PageClass::Ram
         }
@@ -44,9 +42,7 @@ impl Target for Memory {
 
     fn item(&mut self, item: ItemId, offset: u32, out: &mut [u8]) -> ItemPart {
         let total = if item == ItemId::Log { 3000 } else { 0 };
-        let written = (total as usize)
-            .saturating_sub(offset as usize)
-            .min(out.len());
+        let written = (total as usize).saturating_sub(offset as usize).min(out.len());
         out[..written].fill(2);
         ItemPart { total, written }
     }
@@ -78,13 +74,7 @@ fn begun() -> Engine {
 #[derive(Debug, Clone)]
 enum Step {
     Bytes(Vec<u8>),
-    Request {
-        nr: u32,
-        code: u32,
-        from: u32,
-        to: u32,
-        right: bool,
-    },
+    Request { nr: u32, code: u32, from: u32, to: u32, right: bool },
     Wait(u64),
     Send(u8),
 }
@@ -92,20 +82,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let code = prop_oneof![8 => 0..11u32, 1 => Just(EXT), 1 => any::<u32>()];
     let from = prop_oneof![8 => 0..80u32, 1 => any::<u32>()];
-    let request = (
-        0..50u32,
-        code,
-        from,
-        any::<u32>(),
-        prop::bool::weighted(0.8),
-    )
-        .prop_map(|(nr, code, from, to, right)| Step::Request {
-            nr,
-            code,
-            from,
-            to,
-            right,
-        });
+    let request = (0..50u32, code, from, any::<u32>(), prop::bool::weighted(0.8))
+        .prop_map(|(nr, code, from, to, right)| Step::Request { nr, code, from, to, right });
     prop_oneof![
         1 => vec(any::<u8>(), 0..60).prop_map(Step::Bytes),
         8 => request,
@@ -185,11 +163,7 @@ fn sleeping_until_the_deadline_misses_nothing() {
         let mut engine = begun();
         let mut buf = [0u8; MAX_DATAGRAM];
         if acknowledged {
-            let ack = Request {
-                cookie: COOKIE,
-                nr: RequestId(1),
-                command: Command::StartAck { max_version: 5 },
-            };
+            let ack = Request { cookie: COOKIE, nr: RequestId(1), command: Command::StartAck { max_version: 5 } };
             let len = ack.emit(&mut buf).unwrap();
             engine.handle(Time(0), &buf[..len]);
         }
@@ -203,11 +177,7 @@ fn sleeping_until_the_deadline_misses_nothing() {
             assert!(next > now, "no busy loop");
             now = next;
         };
-        let expected = if acknowledged {
-            (End::IdleTimeout, 30)
-        } else {
-            (End::HandshakeTimeout, 60)
-        };
+        let expected = if acknowledged { (End::IdleTimeout, 30) } else { (End::HandshakeTimeout, 60) };
         assert_eq!((end, now), (expected.0, Time(expected.1 * SECOND)));
     }
 }

@@ -10,8 +10,7 @@ use proptest::prelude::*;
 fn command() -> impl Strategy<Value = Command> {
     // By way of the numbers: each has a command, and small ones must be as likely as large ones.
     let code = prop_oneof![4 => 0..14u32, 2 => Just(EXT), 1 => any::<u32>()];
-    (code, any::<u32>(), any::<u32>())
-        .prop_map(|(code, from, to)| Command::from_wire(code, from, to))
+    (code, any::<u32>(), any::<u32>()).prop_map(|(code, from, to)| Command::from_wire(code, from, to))
 }
 
 fn cookie() -> impl Strategy<Value = Cookie> {
@@ -33,45 +32,19 @@ struct Owned {
 fn owned() -> impl Strategy<Value = Owned> {
     let version = prop_oneof![Just(Version::V4), Just(Version::V5)];
     let kind = 0..13u32;
-    (
-        version,
-        any::<u32>(),
-        kind,
-        any::<u32>(),
-        vec(any::<u8>(), 1024),
-        any::<[u64; 3]>(),
-        any::<u16>(),
+    (version, any::<u32>(), kind, any::<u32>(), vec(any::<u8>(), 1024), any::<[u64; 3]>(), any::<u16>()).prop_map(
+        |(version, nr, kind, info, bytes, words, machine)| Owned { version, nr, kind, info, bytes, words, machine },
     )
-        .prop_map(|(version, nr, kind, info, bytes, words, machine)| Owned {
-            version,
-            nr,
-            kind,
-            info,
-            bytes,
-            words,
-            machine,
-        })
 }
 
 impl Owned {
     fn reply(&self) -> Reply<'_> {
         let some = &self.bytes[..self.info as usize % 1000];
         let body = match self.kind {
-            0 => Body::Error {
-                info: self.info,
-                text: some,
-            },
-            1 => Body::Log {
-                offset: self.info,
-                text: some,
-            },
-            2 => Body::Mem {
-                offset: self.info & !1023,
-                data: self.bytes[..].try_into().unwrap(),
-            },
-            3 => Body::Reserved {
-                next: (self.info != 0).then_some(Pfn(u64::from(self.info))),
-            },
+            0 => Body::Error { info: self.info, text: some },
+            1 => Body::Log { offset: self.info, text: some },
+            2 => Body::Mem { offset: self.info & !1023, data: self.bytes[..].try_into().unwrap() },
+            3 => Body::Reserved { next: (self.info != 0).then_some(Pfn(u64::from(self.info))) },
             4 => Body::Hello { version: self.info },
             5 => Body::NrPages(self.info),
             6 => Body::PageSize(1024 << (self.info % 7)),
@@ -83,40 +56,17 @@ impl Owned {
                 page_offset: self.words[1],
                 magic: Cookie::new(self.words[2]),
             }),
-            9 => Body::Regs {
-                total_ram_pages: self.info,
-                block: some,
-            },
+            9 => Body::Regs { total_ram_pages: self.info, block: some },
             10 => Body::ShowState,
             11 => {
                 let offset = self.nr % 5000;
-                Body::Ext {
-                    offset,
-                    total: if some.is_empty() {
-                        0
-                    } else {
-                        offset + some.len() as u32
-                    },
-                    data: some,
-                }
+                Body::Ext { offset, total: if some.is_empty() { 0 } else { offset + some.len() as u32 }, data: some }
             }
-            _ => Body::Unknown {
-                code: self.info | 0x8000_0000,
-                info: self.nr,
-                payload: some,
-            },
+            _ => Body::Unknown { code: self.info | 0x8000_0000, info: self.nr, payload: some },
         };
         // START_NETDUMP has its machine where the others have the number of the request.
-        let nr = if matches!(body, Body::Start(_)) {
-            0
-        } else {
-            self.nr
-        };
-        Reply {
-            version: self.version,
-            nr: RequestId(nr),
-            body,
-        }
+        let nr = if matches!(body, Body::Start(_)) { 0 } else { self.nr };
+        Reply { version: self.version, nr: RequestId(nr), body }
     }
 }
 
@@ -131,20 +81,8 @@ struct OwnedNote {
 }
 
 fn note() -> impl Strategy<Value = OwnedNote> {
-    (
-        0..11u16,
-        any::<[u32; 3]>(),
-        any::<[u64; 3]>(),
-        vec(any::<u8>(), 0..600),
-        any::<[bool; 4]>(),
-    )
-        .prop_map(|(kind, numbers, words, bytes, flags)| OwnedNote {
-            kind,
-            numbers,
-            words,
-            bytes,
-            flags,
-        })
+    (0..11u16, any::<[u32; 3]>(), any::<[u64; 3]>(), vec(any::<u8>(), 0..600), any::<[bool; 4]>())
+        .prop_map(|(kind, numbers, words, bytes, flags)| OwnedNote { kind, numbers, words, bytes, flags })
 }
 
 impl OwnedNote {
@@ -158,19 +96,12 @@ impl OwnedNote {
                 at
             })
             .collect();
-        let range = |pair: &[u64]| PhysRange {
-            start: PhysAddr(pair[0]),
-            end: PhysAddr(pair[1]),
-        };
+        let range = |pair: &[u64]| PhysRange { start: PhysAddr(pair[0]), end: PhysAddr(pair[1]) };
         bounds.chunks_exact(2).map(range).collect()
     }
 
     fn cpu(&self) -> CpuNote<'_> {
-        let flags = CpuFlags {
-            crashing: self.flags[0],
-            was_online: self.flags[1],
-            by_nmi: self.flags[2],
-        };
+        let flags = CpuFlags { crashing: self.flags[0], was_online: self.flags[1], by_nmi: self.flags[2] };
         CpuNote {
             cpu: self.numbers[0],
             pid: self.numbers[1],
@@ -184,22 +115,14 @@ impl OwnedNote {
         MachineNote {
             e_machine: self.numbers[0] as u16,
             page_shift: 10 + (self.numbers[1] % 7) as u8,
-            byte_order: if self.flags[0] {
-                ByteOrder::Little
-            } else {
-                ByteOrder::Big
-            },
+            byte_order: if self.flags[0] { ByteOrder::Little } else { ByteOrder::Big },
             cpus_possible: self.numbers[1],
             crashing_cpu: self.numbers[2],
         }
     }
 
     fn ktext(&self) -> KtextNote {
-        KtextNote {
-            vaddr: self.words[0] >> 1,
-            paddr: PhysAddr(self.words[1] >> 1),
-            length: self.words[2] >> 2,
-        }
+        KtextNote { vaddr: self.words[0] >> 1, paddr: PhysAddr(self.words[1] >> 1), length: self.words[2] >> 2 }
     }
 
     fn write(&self, w: &mut NotesWriter<'_>) -> netdump_core::wire::Result<()> {
@@ -226,12 +149,9 @@ impl OwnedNote {
             (5, Note::Ktext(got)) => *got == self.ktext(),
             (6, Note::Layout { page_offset }) => *page_offset == self.words[0],
             (7, Note::Identity(got)) => {
-                got.iter().filter(|b| **b == b'\n').count() == 1
-                    && got.len() == self.bytes.len() + 5
+                got.iter().filter(|b| **b == b'\n').count() == 1 && got.len() == self.bytes.len() + 5
             }
-            (9, Note::Overlay { paddr, data }) => {
-                paddr.0 == self.words[0] >> 1 && *data == self.bytes
-            }
+            (9, Note::Overlay { paddr, data }) => paddr.0 == self.words[0] >> 1 && *data == self.bytes,
             (kind, Note::Unknown { kind: got, value }) => kind == *got && *value == self.bytes,
             _ => false,
         }

@@ -91,17 +91,11 @@ struct Machine {
 
 impl Machine {
     fn crash(params: &CrowdParams, number: u32, now: Time) -> io::Result<Self> {
-        let address = SocketAddrV4::new(
-            Ipv4Addr::from(u32::from(params.first).wrapping_add(number)),
-            params.port,
-        );
+        let address = SocketAddrV4::new(Ipv4Addr::from(u32::from(params.first).wrapping_add(number)), params.port);
         let socket = UdpSocket::bind(address)?;
         let endpoint = Endpoint::from_socket(socket, SocketAddr::V4(params.server))?;
         let seed = params.image.seed.wrapping_add(u64::from(number));
-        let image = Image::new(ImageParams {
-            seed,
-            ..params.image.clone()
-        });
+        let image = Image::new(ImageParams { seed, ..params.image.clone() });
         let mut engine = Box::new(Engine::new());
         let config = Config {
             handshake_timeout: params.handshake_timeout,
@@ -110,14 +104,7 @@ impl Machine {
             ..image.config(params.cookie)
         };
         engine.begin(config, now);
-        Ok(Machine {
-            address,
-            endpoint,
-            engine,
-            image,
-            unsent: 0,
-            end: None,
-        })
+        Ok(Machine { address, endpoint, engine, image, unsent: 0, end: None })
     }
 
     /// One round of the kernel module's loop. Whether there is more to send.
@@ -158,9 +145,7 @@ impl Machine {
         let counters: &Counters = self.engine.counters();
         MachineReport {
             address: IpAddr::V4(*self.address.ip()),
-            end: self
-                .end
-                .map_or_else(|| "running".into(), |(end, _)| format!("{end:?}")),
+            end: self.end.map_or_else(|| "running".into(), |(end, _)| format!("{end:?}")),
             seconds: self.end.map_or(0.0, |(_, seconds)| seconds),
             pages: counters.pages,
             ram_pages: self.image.ram_pages().count() as u64,
@@ -177,9 +162,7 @@ impl Machine {
 pub fn run(params: &CrowdParams) -> io::Result<CrowdReport> {
     let started = Instant::now();
     let now = || Time(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    let mut machines = (0..params.count)
-        .map(|n| Machine::crash(params, n, now()))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut machines = (0..params.count).map(|n| Machine::crash(params, n, now())).collect::<io::Result<Vec<_>>>()?;
     let mut frames = vec![Vec::new(); BATCH];
     loop {
         let mut busy = false;
@@ -193,26 +176,16 @@ pub fn run(params: &CrowdParams) -> io::Result<CrowdReport> {
         if busy {
             continue;
         }
-        let deadline = running
-            .iter()
-            .filter_map(|m| m.engine.next_deadline())
-            .min();
-        let wait = deadline.map(|at| {
-            TimeSpec::nanoseconds(i64::try_from(at.0.saturating_sub(now().0)).unwrap_or(i64::MAX))
-        });
-        let mut fds: Vec<_> = running
-            .iter()
-            .map(|m| PollFd::new(m.endpoint.fd(), PollFlags::POLLIN))
-            .collect();
+        let deadline = running.iter().filter_map(|m| m.engine.next_deadline()).min();
+        let wait =
+            deadline.map(|at| TimeSpec::nanoseconds(i64::try_from(at.0.saturating_sub(now().0)).unwrap_or(i64::MAX)));
+        let mut fds: Vec<_> = running.iter().map(|m| PollFd::new(m.endpoint.fd(), PollFlags::POLLIN)).collect();
         ppoll(&mut fds, wait, None)?;
     }
     let seconds = started.elapsed().as_secs_f64();
     let reports: Vec<_> = machines.iter().map(Machine::report).collect();
     let pages: u64 = reports.iter().map(|r| r.pages).sum();
-    let served = machines
-        .iter()
-        .filter(|m| matches!(m.end, Some((End::Reboot | End::Exit, _))))
-        .count();
+    let served = machines.iter().filter(|m| matches!(m.end, Some((End::Reboot | End::Exit, _)))).count();
     Ok(CrowdReport {
         seconds,
         served,

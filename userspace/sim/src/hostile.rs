@@ -7,13 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netdump_core::wire::classic::{
-    Body, Command, Machine, Reply, Request, Start, Version, CHUNK_LEN, MAX_VERSION,
-};
+use netdump_core::wire::classic::{Body, Command, Machine, Reply, Request, Start, Version, CHUNK_LEN, MAX_VERSION};
 use netdump_core::wire::{Cookie, Pfn, RequestId};
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn,
-};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn};
 use serde::Serialize;
 
 /// What a flood is made of.
@@ -76,11 +72,7 @@ struct Pace {
 
 impl Pace {
     fn new(rate: u32) -> Self {
-        Pace {
-            started: Instant::now(),
-            rate,
-            done: 0,
-        }
+        Pace { started: Instant::now(), rate, done: 0 }
     }
 
     /// Waits until the next one is due; `false` when `time` is over.
@@ -102,14 +94,9 @@ impl Pace {
 /// One datagram of a flood.
 fn datagram(kind: FloodKind, rng: &mut fastrand::Rng, buf: &mut [u8]) -> usize {
     let kind = match kind {
-        FloodKind::Mixed => *rng
-            .choice(&[
-                FloodKind::Garbage,
-                FloodKind::Start,
-                FloodKind::Mem,
-                FloodKind::Log,
-            ])
-            .unwrap_or(&kind),
+        FloodKind::Mixed => {
+            *rng.choice(&[FloodKind::Garbage, FloodKind::Start, FloodKind::Mem, FloodKind::Log]).unwrap_or(&kind)
+        }
         kind => kind,
     };
     let mut bytes = [0; CHUNK_LEN];
@@ -133,19 +120,11 @@ fn datagram(kind: FloodKind, rng: &mut fastrand::Rng, buf: &mut [u8]) -> usize {
             page_offset: rng.u64(..),
             magic: Cookie::new(rng.u64(..)),
         }),
-        FloodKind::Mem => Body::Mem {
-            offset: rng.u32(0..4) * 1024,
-            data: &bytes,
-        },
-        FloodKind::Log => Body::Log {
-            offset: rng.u32(..),
-            text: &bytes[..rng.usize(1..1000)],
-        },
+        FloodKind::Mem => Body::Mem { offset: rng.u32(0..4) * 1024, data: &bytes },
+        FloodKind::Log => Body::Log { offset: rng.u32(..), text: &bytes[..rng.usize(1..1000)] },
     };
     let version = if rng.bool() { Version::V4 } else { Version::V5 };
-    Reply { version, nr, body }
-        .emit(buf)
-        .expect("the buffer holds any reply")
+    Reply { version, nr, body }.emit(buf).expect("the buffer holds any reply")
 }
 
 /// A way to send from an address that is ours, or not.
@@ -199,10 +178,7 @@ impl Sender {
 }
 
 fn nth_source(params: &FloodParams, n: u32) -> SocketAddrV4 {
-    SocketAddrV4::new(
-        Ipv4Addr::from(u32::from(*params.source.ip()).wrapping_add(n)),
-        params.source.port(),
-    )
+    SocketAddrV4::new(Ipv4Addr::from(u32::from(*params.source.ip()).wrapping_add(n)), params.source.port())
 }
 
 /// An IPv4 packet with a UDP datagram in it. The kernel fills in the IP checksum and identification; without a UDP
@@ -257,12 +233,7 @@ pub struct GripReport {
 }
 
 /// A server that acknowledges a client and then says HELLO every `interval`, for `time`, and asks for nothing.
-pub fn hello_forever(
-    bind: SocketAddrV4,
-    cookie: Cookie,
-    interval: Duration,
-    time: Duration,
-) -> io::Result<GripReport> {
+pub fn hello_forever(bind: SocketAddrV4, cookie: Cookie, interval: Duration, time: Duration) -> io::Result<GripReport> {
     let socket = UdpSocket::bind(bind)?;
     socket.set_read_timeout(Some(interval.max(Duration::from_millis(1))))?;
     let started = Instant::now();
@@ -278,9 +249,7 @@ pub fn hello_forever(
                     report.starts += 1;
                     client = Some(from);
                     nr += 1;
-                    let ack = Command::StartAck {
-                        max_version: MAX_VERSION,
-                    };
+                    let ack = Command::StartAck { max_version: MAX_VERSION };
                     send_request(&socket, from, cookie, nr, ack)?;
                 }
                 Ok(Body::Hello { .. }) => report.answers += 1,
@@ -309,11 +278,7 @@ fn send_request(
     command: Command,
 ) -> io::Result<()> {
     let mut buf = [0; 24];
-    let request = Request {
-        cookie,
-        nr: RequestId(nr),
-        command,
-    };
+    let request = Request { cookie, nr: RequestId(nr), command };
     let len = request.emit(&mut buf).map_err(io::Error::other)?;
     socket.send_to(&buf[..len], to).map(|_| ())
 }
@@ -357,9 +322,7 @@ pub fn probe(params: &ProbeParams) -> io::Result<ProbeReport> {
         let command = match rng.u8(0..8) {
             0 => Command::GetRegs,
             1 => Command::Reboot,
-            2 => Command::StartAck {
-                max_version: MAX_VERSION,
-            },
+            2 => Command::StartAck { max_version: MAX_VERSION },
             3 => Command::from_wire(netdump_core::wire::classic::EXT, 1, 0),
             4 => Command::ShowState,
             _ => Command::SendMem(Pfn(u64::from(rng.u32(0..1 << 20)))),
@@ -380,10 +343,7 @@ fn count_answers(socket: &UdpSocket, report: &mut ProbeReport) {
     while let Ok(len) = socket.recv(&mut buf) {
         report.answers += 1;
         let body = Reply::parse(&buf[..len]).map(|reply| reply.body);
-        if matches!(
-            body,
-            Ok(Body::Mem { .. } | Body::Regs { .. } | Body::Ext { .. } | Body::Log { .. })
-        ) {
+        if matches!(body, Ok(Body::Mem { .. } | Body::Regs { .. } | Body::Ext { .. } | Body::Log { .. })) {
             report.secrets += 1;
         }
     }
@@ -400,8 +360,8 @@ mod tests {
         assert_eq!(
             packet,
             [
-                0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x1a, 0x0a,
-                0x1a, 0x0b, 0, 11, 0, 0, b'a', b'b', b'c'
+                0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x1a, 0x0a, 0x1a, 0x0b, 0, 11, 0,
+                0, b'a', b'b', b'c'
             ]
         );
     }
@@ -412,23 +372,14 @@ mod tests {
         let mut buf = [0; 2048];
         for _ in 0..100 {
             let len = datagram(FloodKind::Start, &mut rng, &mut buf);
-            assert!(matches!(
-                Reply::parse(&buf[..len]).unwrap().body,
-                Body::Start(Start::V5 { .. })
-            ));
+            assert!(matches!(Reply::parse(&buf[..len]).unwrap().body, Body::Start(Start::V5 { .. })));
             let len = datagram(FloodKind::Mem, &mut rng, &mut buf);
-            assert!(matches!(
-                Reply::parse(&buf[..len]).unwrap().body,
-                Body::Mem { .. }
-            ));
+            assert!(matches!(Reply::parse(&buf[..len]).unwrap().body, Body::Mem { .. }));
         }
         let parsed = (0..1000).filter(|_| {
             let len = datagram(FloodKind::Garbage, &mut rng, &mut buf);
             Reply::parse(&buf[..len]).is_ok()
         });
-        assert!(
-            (100..900).contains(&parsed.count()),
-            "some get past the header, not all"
-        );
+        assert!((100..900).contains(&parsed.count()), "some get past the header, not all");
     }
 }

@@ -5,8 +5,7 @@
 use netdump_core::engine::{Config, ItemPart, PageClass, Target, Unreadable};
 use netdump_core::wire::classic::{ItemId, Machine};
 use netdump_core::wire::ext::{
-    ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, NotesWriter, PhysRange, VolatileRange,
-    VOLATILE_LEN,
+    ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, NotesWriter, PhysRange, VolatileRange, VOLATILE_LEN,
 };
 use netdump_core::wire::{self, Cookie, Pfn, PhysAddr};
 
@@ -36,15 +35,7 @@ pub struct ImageParams {
 
 impl Default for ImageParams {
     fn default() -> Self {
-        ImageParams {
-            memory: 16 << 20,
-            seed: 1,
-            cpus: 2,
-            poisoned_every: 0,
-            extension: true,
-            listing: 20,
-            log: 20_000,
-        }
+        ImageParams { memory: 16 << 20, seed: 1, cpus: 2, poisoned_every: 0, extension: true, listing: 20, log: 20_000 }
     }
 }
 
@@ -64,10 +55,7 @@ pub struct Image {
 impl Image {
     /// The machine of these properties. Its memory has the holes of a PC: below 4 KiB, and from 636 KiB to 1 MiB.
     pub fn new(params: ImageParams) -> Self {
-        let range = |start, end| PhysRange {
-            start: PhysAddr(start),
-            end: PhysAddr(end),
-        };
+        let range = |start, end| PhysRange { start: PhysAddr(start), end: PhysAddr(end) };
         let end = (params.memory & !(PAGE_SIZE - 1)).max(2 << 20);
         let ranges = vec![range(0x1000, 0x9f000), range(0x10_0000, end)];
         let mut image = Image {
@@ -81,15 +69,11 @@ impl Image {
         };
         // The buffer has room for CPUs with registers of 216 bytes, and 4 KiB for all else.
         let mut buf = vec![0; 4096 + 256 * image.params.cpus as usize];
-        let len = image
-            .write_notes(&mut buf)
-            .expect("the buffer is large enough");
+        let len = image.write_notes(&mut buf).expect("the buffer is large enough");
         buf.truncate(len);
         image.notes = buf;
         let mut entry = [0; VOLATILE_LEN];
-        VolatileRange::new(range(0x1000, 0x3000), "pool")
-            .emit(&mut entry)
-            .expect("an entry fits its own length");
+        VolatileRange::new(range(0x1000, 0x3000), "pool").emit(&mut entry).expect("an entry fits its own length");
         image.volatile.extend_from_slice(&entry);
         image
     }
@@ -107,28 +91,16 @@ impl Image {
             w.cpu(&CpuNote {
                 cpu,
                 pid: 100 + cpu,
-                flags: CpuFlags {
-                    crashing: cpu == 0,
-                    was_online: true,
-                    by_nmi: cpu != 0,
-                },
+                flags: CpuFlags { crashing: cpu == 0, was_online: true, by_nmi: cpu != 0 },
                 task_struct: self.task_struct() + u64::from(cpu) * 0x4000,
                 regs: Some(&registers(self.params.seed, cpu)),
             })?;
         }
         w.vmcoreinfo(b"OSRELEASE=7.3.0-sim\nPAGESIZE=4096\n")?;
         w.ranges(&self.ranges)?;
-        w.ktext(&KtextNote {
-            vaddr: 0xffff_ffff_8100_0000,
-            paddr: PhysAddr(0x10_0000),
-            length: 0x10_0000,
-        })?;
+        w.ktext(&KtextNote { vaddr: 0xffff_ffff_8100_0000, paddr: PhysAddr(0x10_0000), length: 0x10_0000 })?;
         w.layout(PAGE_OFFSET)?;
-        w.identity(&[
-            ("hostname", b"sim"),
-            ("release", b"7.3.0-sim"),
-            ("machine", b"x86_64"),
-        ])?;
+        w.identity(&[("hostname", b"sim"), ("release", b"7.3.0-sim"), ("machine", b"x86_64")])?;
         w.panic_text(b"sysrq triggered crash")?;
         Ok(w.len())
     }
@@ -161,15 +133,12 @@ impl Image {
 
     /// The page frames that are RAM, ascending; some of them cannot be read.
     pub fn ram_pages(&self) -> impl Iterator<Item = Pfn> + '_ {
-        self.ranges
-            .iter()
-            .flat_map(|r| (r.start.0 / PAGE_SIZE..r.end.0 / PAGE_SIZE).map(Pfn))
+        self.ranges.iter().flat_map(|r| (r.start.0 / PAGE_SIZE..r.end.0 / PAGE_SIZE).map(Pfn))
     }
 
     /// Whether a page of RAM can be read.
     pub fn readable(&self, pfn: Pfn) -> bool {
-        self.params.poisoned_every == 0
-            || pfn.0 % self.params.poisoned_every != self.params.poisoned_every - 1
+        self.params.poisoned_every == 0 || pfn.0 % self.params.poisoned_every != self.params.poisoned_every - 1
     }
 
     /// The contents of a page: one in eight is zero, the others are noise of their own.
@@ -206,19 +175,12 @@ fn listing_piece(number: usize) -> Vec<u8> {
 
 fn registers(seed: u64, cpu: u32) -> Vec<u8> {
     let mut regs = vec![0; 216];
-    fill(
-        seed ^ 0x7265_6773,
-        Pfn(u64::from(cpu) * 8 + 1),
-        0,
-        &mut regs,
-    );
+    fill(seed ^ 0x7265_6773, Pfn(u64::from(cpu) * 8 + 1), 0, &mut regs);
     regs
 }
 
 fn log_text(seed: u64, len: usize) -> Vec<u8> {
-    let lines = (0..).flat_map(|n| {
-        format!("[{n:>8}.{seed:06}] a line of a kernel that never was\n").into_bytes()
-    });
+    let lines = (0..).flat_map(|n| format!("[{n:>8}.{seed:06}] a line of a kernel that never was\n").into_bytes());
     lines.take(len).collect()
 }
 
@@ -248,9 +210,7 @@ impl Target for Image {
         for range in &self.ranges {
             let (start, end) = (range.start.0 / PAGE_SIZE, range.end.0 / PAGE_SIZE);
             if pfn.0 < start {
-                return PageClass::Hole {
-                    next: Some(Pfn(start)),
-                };
+                return PageClass::Hole { next: Some(Pfn(start)) };
             }
             if pfn.0 < end {
                 return PageClass::Ram;
@@ -282,10 +242,7 @@ impl Target for Image {
         let rest = bytes.get(offset as usize..).unwrap_or(&[]);
         let written = rest.len().min(out.len());
         out[..written].copy_from_slice(&rest[..written]);
-        ItemPart {
-            total: bytes.len() as u32,
-            written,
-        }
+        ItemPart { total: bytes.len() as u32, written }
     }
 
     fn show_state(&mut self, out: &mut [u8]) -> Option<usize> {
@@ -316,23 +273,14 @@ mod tests {
         }
         assert!(image.page(Pfn(8)).iter().all(|b| *b == 0));
         assert_ne!(image.page(Pfn(9)), image.page(Pfn(10)));
-        let other = Image::new(ImageParams {
-            seed: 2,
-            ..ImageParams::default()
-        });
+        let other = Image::new(ImageParams { seed: 2, ..ImageParams::default() });
         assert_ne!(image.page(Pfn(9)), other.page(Pfn(9)));
     }
 
     #[test]
     fn poison_is_where_it_was_asked_for() {
-        let image = Image::new(ImageParams {
-            poisoned_every: 10,
-            ..ImageParams::default()
-        });
-        let bad = image
-            .ram_pages()
-            .filter(|pfn| !image.readable(*pfn))
-            .count();
+        let image = Image::new(ImageParams { poisoned_every: 10, ..ImageParams::default() });
+        let bad = image.ram_pages().filter(|pfn| !image.readable(*pfn)).count();
         assert_eq!(bad, image.ram_pages().filter(|pfn| pfn.0 % 10 == 9).count());
         assert!(bad > 100);
     }

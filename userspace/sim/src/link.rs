@@ -194,9 +194,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Clone> Link<T> {
         let mut at = now;
         if let Some(rate) = self.params.rate {
             let nanos = u128::from(len as u64) * 8 * 1_000_000_000 / u128::from(rate);
-            at = at
-                .max(self.free_at)
-                .saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
+            at = at.max(self.free_at).saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
             self.free_at = at;
         }
         at = at.saturating_add(self.params.delay);
@@ -214,12 +212,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Clone> Link<T> {
         self.waiting_bytes += frame.as_ref().len();
         let place = self.next_place;
         self.next_place += 1;
-        self.in_flight.push(Reverse(InFlight {
-            due,
-            place,
-            seq,
-            frame,
-        }));
+        self.in_flight.push(Reverse(InFlight { due, place, seq, frame }));
     }
 
     /// When the next frame comes out.
@@ -279,124 +272,54 @@ mod tests {
     #[test]
     fn a_perfect_wire_changes_nothing() {
         let (out, stats) = run(LinkParams::default(), 1000, 1);
-        assert!(out
-            .iter()
-            .enumerate()
-            .all(|(n, (at, frame))| *frame == n as u32 && *at == n as u64 * 1000));
+        assert!(out.iter().enumerate().all(|(n, (at, frame))| *frame == n as u32 && *at == n as u64 * 1000));
         assert_eq!((stats.lost, stats.reordered, stats.delivered), (0, 0, 1000));
     }
 
     #[test]
     fn shares_are_those_asked_for() {
-        let params = LinkParams {
-            loss: 0.1,
-            duplicate: 0.05,
-            reorder: 0.02,
-            tamper: 0.01,
-            ..Default::default()
-        };
+        let params = LinkParams { loss: 0.1, duplicate: 0.05, reorder: 0.02, tamper: 0.01, ..Default::default() };
         let (out, stats) = run(params, 100_000, 2);
-        assert!(
-            (0.09..0.11).contains(&share(stats.lost, stats.offered)),
-            "{stats:?}"
-        );
-        assert!(
-            (0.04..0.05).contains(&share(stats.duplicated, stats.offered)),
-            "of those not lost: {stats:?}"
-        );
-        assert!(
-            (0.01..0.02).contains(&share(stats.reordered, stats.offered)),
-            "{stats:?}"
-        );
-        assert!(
-            (0.007..0.011).contains(&share(stats.tampered, stats.offered)),
-            "{stats:?}"
-        );
-        assert_eq!(
-            stats.offered + stats.duplicated,
-            stats.lost + stats.delivered
-        );
+        assert!((0.09..0.11).contains(&share(stats.lost, stats.offered)), "{stats:?}");
+        assert!((0.04..0.05).contains(&share(stats.duplicated, stats.offered)), "of those not lost: {stats:?}");
+        assert!((0.01..0.02).contains(&share(stats.reordered, stats.offered)), "{stats:?}");
+        assert!((0.007..0.011).contains(&share(stats.tampered, stats.offered)), "{stats:?}");
+        assert_eq!(stats.offered + stats.duplicated, stats.lost + stats.delivered);
         assert_eq!(out.len() as u64, stats.delivered);
     }
 
     #[test]
     fn the_same_seed_does_the_same() {
-        let params = LinkParams {
-            loss: 0.2,
-            duplicate: 0.1,
-            reorder: 0.1,
-            jitter: 5000,
-            ..Default::default()
-        };
+        let params = LinkParams { loss: 0.2, duplicate: 0.1, reorder: 0.1, jitter: 5000, ..Default::default() };
         assert_eq!(run(params.clone(), 5000, 3), run(params.clone(), 5000, 3));
         assert_ne!(run(params.clone(), 5000, 3), run(params, 5000, 4));
     }
 
     #[test]
     fn delay_and_jitter_keep_the_order() {
-        let (out, stats) = run(
-            LinkParams {
-                delay: 10_000,
-                jitter: 50_000,
-                ..Default::default()
-            },
-            5000,
-            5,
-        );
+        let (out, stats) = run(LinkParams { delay: 10_000, jitter: 50_000, ..Default::default() }, 5000, 5);
         assert!(out.windows(2).all(|pair| pair[0].1 < pair[1].1));
-        assert!(out
-            .iter()
-            .all(|(at, n)| *at >= u64::from(*n) * 1000 + 10_000));
+        assert!(out.iter().all(|(at, n)| *at >= u64::from(*n) * 1000 + 10_000));
         assert_eq!(stats.reordered, 0);
     }
 
     #[test]
     fn rate_spaces_frames_and_a_full_queue_drops() {
         // 1000 bits a microsecond are offered, 100 go through.
-        let params = LinkParams {
-            rate: Some(100_000_000),
-            queue: 12_500,
-            ..Default::default()
-        };
+        let params = LinkParams { rate: Some(100_000_000), queue: 12_500, ..Default::default() };
         let (out, stats) = run(params, 10_000, 6);
-        assert!(
-            out.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 9_000),
-            "10 us apart"
-        );
-        assert!(
-            (0.89..0.91).contains(&share(stats.overrun, stats.offered)),
-            "{stats:?}"
-        );
+        assert!(out.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 9_000), "10 us apart");
+        assert!((0.89..0.91).contains(&share(stats.overrun, stats.offered)), "{stats:?}");
     }
 
     #[test]
     fn tampering_spares_the_front() {
-        let params = LinkParams {
-            tamper: 1.0,
-            tamper_from: 4,
-            ..Default::default()
-        };
+        let params = LinkParams { tamper: 1.0, tamper_from: 4, ..Default::default() };
         let (out, stats) = run(params, 1000, 7);
-        assert!(out
-            .iter()
-            .enumerate()
-            .all(|(n, (_, frame))| *frame == n as u32));
+        assert!(out.iter().enumerate().all(|(n, (_, frame))| *frame == n as u32));
         assert_eq!(stats.tampered, 1000);
-        let mut link = Link::new(
-            LinkParams {
-                tamper: 1.0,
-                ..Default::default()
-            },
-            8,
-        );
+        let mut link = Link::new(LinkParams { tamper: 1.0, ..Default::default() }, 8);
         link.offer(0, vec![0u8; 100]);
-        assert_eq!(
-            link.take_due(0)
-                .unwrap()
-                .iter()
-                .filter(|b| **b != 0)
-                .count(),
-            1
-        );
+        assert_eq!(link.take_due(0).unwrap().iter().filter(|b| **b != 0).count(), 1);
     }
 }

@@ -9,11 +9,7 @@ pub fn probability(text: &str) -> Result<f64, String> {
         Some(number) => (number, 0.01),
         None => (text, 1.0),
     };
-    let value = number
-        .trim()
-        .parse::<f64>()
-        .map_err(|e| format!("{text}: {e}"))?
-        * scale;
+    let value = number.trim().parse::<f64>().map_err(|e| format!("{text}: {e}"))? * scale;
     if (0.0..=1.0).contains(&value) {
         Ok(value)
     } else {
@@ -24,29 +20,18 @@ pub fn probability(text: &str) -> Result<f64, String> {
 /// A time: `250us`, `1.5ms` or `2s`; a bare number is milliseconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
-    let (number, scale) = units
-        .iter()
-        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-        .unwrap_or((text, 1e-3));
-    let value = number
-        .trim()
-        .parse::<f64>()
-        .map_err(|e| format!("{text}: {e}"))?;
+    let (number, scale) =
+        units.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale))).unwrap_or((text, 1e-3));
+    let value = number.trim().parse::<f64>().map_err(|e| format!("{text}: {e}"))?;
     Duration::try_from_secs_f64(value * scale).map_err(|e| format!("{text}: {e}"))
 }
 
 /// Bits per second: `100mbit`, `1gbit`, `64kbit` or a bare number.
 pub fn rate(text: &str) -> Result<u64, String> {
     let units = [("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3)];
-    let (number, scale) = units
-        .iter()
-        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-        .unwrap_or((text, 1.0));
-    let value = number
-        .trim()
-        .parse::<f64>()
-        .map_err(|e| format!("{text}: {e}"))?
-        * scale;
+    let (number, scale) =
+        units.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale))).unwrap_or((text, 1.0));
+    let value = number.trim().parse::<f64>().map_err(|e| format!("{text}: {e}"))? * scale;
     if (1.0..=1e15).contains(&value) {
         Ok(value as u64)
     } else {
@@ -57,17 +42,10 @@ pub fn rate(text: &str) -> Result<u64, String> {
 /// Bytes: `512M`, `1G`, `64K` (binary) or a bare number.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let units = [("G", 30), ("M", 20), ("K", 10)];
-    let (number, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
-        .unwrap_or((text, 0));
-    let value = number
-        .trim()
-        .parse::<u64>()
-        .map_err(|e| format!("{text}: {e}"))?;
-    value
-        .checked_mul(1 << shift)
-        .ok_or_else(|| format!("{text}: too many"))
+    let (number, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let value = number.trim().parse::<u64>().map_err(|e| format!("{text}: {e}"))?;
+    value.checked_mul(1 << shift).ok_or_else(|| format!("{text}: too many"))
 }
 
 #[cfg(test)]
@@ -78,11 +56,7 @@ mod tests {
     fn units_are_read() {
         assert_eq!(probability("1%"), Ok(0.01));
         assert_eq!(probability("0.25"), Ok(0.25));
-        assert!(
-            probability("101%").is_err()
-                && probability("-1").is_err()
-                && probability("NaN").is_err()
-        );
+        assert!(probability("101%").is_err() && probability("-1").is_err() && probability("NaN").is_err());
         assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1500)));
         assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));

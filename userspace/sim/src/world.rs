@@ -12,9 +12,7 @@ use netdump_core::engine::{Config, End, Engine, Time, MAX_DATAGRAM};
 use netdump_core::wire::classic::{Body, Reply};
 use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::{Cookie, Pfn};
-use netdump_session::{
-    Absence, Counters, Event, Failure, Grant, MemoryEnd, Outcome, Params, Phase, Session,
-};
+use netdump_session::{Absence, Counters, Event, Failure, Grant, MemoryEnd, Outcome, Params, Phase, Session};
 use netdump_vmcore::DumpInfo;
 
 use crate::image::{Image, ImageParams};
@@ -48,11 +46,7 @@ pub struct WorldParams {
 impl Default for WorldParams {
     fn default() -> Self {
         // A gigabit, a fifth of a millisecond away.
-        let wire = LinkParams {
-            rate: Some(1_000_000_000),
-            delay: 100_000,
-            ..LinkParams::default()
-        };
+        let wire = LinkParams { rate: Some(1_000_000_000), delay: 100_000, ..LinkParams::default() };
         WorldParams {
             image: ImageParams::default(),
             up: wire.clone(),
@@ -177,10 +171,7 @@ impl World {
 
     /// Its counters; all 0 without a session.
     pub fn server_counters(&self) -> Counters {
-        self.session
-            .as_ref()
-            .map(Session::counters)
-            .unwrap_or_default()
+        self.session.as_ref().map(Session::counters).unwrap_or_default()
     }
 
     /// Changes what new sessions are told.
@@ -251,24 +242,13 @@ impl World {
     }
 
     fn next_moment(&self) -> Option<u64> {
-        let client = if self.end.is_some() {
-            None
-        } else {
-            self.engine.next_deadline().map(|t| t.0)
-        };
-        let server = self
-            .session
-            .as_ref()
-            .filter(|s| !s.is_finished())
-            .and_then(Session::poll_timeout);
+        let client = if self.end.is_some() { None } else { self.engine.next_deadline().map(|t| t.0) };
+        let server = self.session.as_ref().filter(|s| !s.is_finished()).and_then(Session::poll_timeout);
         let server = server.map(|at| {
             let at = at.saturating_duration_since(self.epoch).as_nanos();
             u64::try_from(at).unwrap_or(u64::MAX)
         });
-        [self.up.next_due(), self.down.next_due(), client, server]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.up.next_due(), self.down.next_due(), client, server].into_iter().flatten().min()
     }
 
     /// Everything that happens now.
@@ -282,10 +262,7 @@ impl World {
         }
         if self.end.is_none() {
             let mut buf = [0; MAX_DATAGRAM];
-            while let Some(len) = self
-                .engine
-                .transmit(Time(self.now), &mut self.image, &mut buf)
-            {
+            while let Some(len) = self.engine.transmit(Time(self.now), &mut self.image, &mut buf) {
                 self.up.offer(self.now, buf[..len].to_vec());
             }
             self.end = self.engine.poll(Time(self.now));
@@ -312,8 +289,7 @@ impl World {
             Ok(Body::Start(start)) if over => {
                 self.sessions += 1;
                 let mut seed = [0; 32];
-                seed[..8]
-                    .copy_from_slice(&(self.params.seed ^ (self.sessions << 32)).to_le_bytes());
+                seed[..8].copy_from_slice(&(self.params.seed ^ (self.sessions << 32)).to_le_bytes());
                 self.stored = Stored::default();
                 self.session = Some(Session::new(self.session_params.clone(), start, seed, now));
             }
@@ -347,11 +323,7 @@ impl World {
                     Event::KernelLog(text) => stored.log = text,
                     Event::Page { pfn, data, again } => {
                         let before = stored.pages.insert(pfn.0, data);
-                        assert_eq!(
-                            before.is_some(),
-                            again,
-                            "page {pfn:?} was handed over twice, or was not"
-                        );
+                        assert_eq!(before.is_some(), again, "page {pfn:?} was handed over twice, or was not");
                     }
                     Event::Absent { pfns, why } => stored.absent.push((pfns, why)),
                     Event::MemoryDone(end) => {
@@ -376,9 +348,7 @@ impl World {
             match (self.stored.pages.get(&pfn.0), self.image.readable(pfn)) {
                 (None, true) => found.push((pfn, "missing")),
                 (Some(_), false) => found.push((pfn, "unreadable, but stored")),
-                (Some(stored), true) if stored[..] != self.image.page(pfn)[..] => {
-                    found.push((pfn, "different"))
-                }
+                (Some(stored), true) if stored[..] != self.image.page(pfn)[..] => found.push((pfn, "different")),
                 _ => {}
             }
         }
@@ -396,21 +366,12 @@ impl World {
     pub fn assert_complete(&self) {
         let outcome = self.stored.outcome.as_ref();
         let counters = self.server_counters();
-        let state = format!(
-            "{outcome:?} {:?} {counters:?} {:?}",
-            self.end,
-            self.engine.counters()
-        );
+        let state = format!("{outcome:?} {:?} {counters:?} {:?}", self.end, self.engine.counters());
         let outcome = outcome.unwrap_or_else(|| panic!("not finished: {state}"));
         assert_eq!(outcome.failure, None, "{state}");
         assert_eq!(self.end, Some(End::Reboot), "{state}");
         let differences = self.differences();
-        assert!(
-            differences.is_empty(),
-            "{} pages: {:?}",
-            differences.len(),
-            &differences[..differences.len().min(5)]
-        );
+        assert!(differences.is_empty(), "{} pages: {:?}", differences.len(), &differences[..differences.len().min(5)]);
         let info = self.stored.info.as_ref().expect("described");
         assert_eq!(info.regs, self.image.registers());
         assert_eq!(outcome.pages, self.stored.pages.len() as u64);

@@ -33,20 +33,8 @@ fn a_perfect_network() {
     world.assert_described();
     assert_eq!(world.listing(), Some(world.image().listing()));
     let counters = world.engine().counters();
-    assert_eq!(
-        counters.pages,
-        world.stored().pages.len() as u64,
-        "nothing was sent twice"
-    );
-    assert_eq!(
-        (
-            counters.bad_cookie,
-            counters.short,
-            counters.queue_full,
-            counters.no_room
-        ),
-        (0, 0, 0, 0)
-    );
+    assert_eq!(counters.pages, world.stored().pages.len() as u64, "nothing was sent twice");
+    assert_eq!((counters.bad_cookie, counters.short, counters.queue_full, counters.no_room), (0, 0, 0, 0));
 }
 
 #[test]
@@ -96,18 +84,9 @@ fn a_narrow_wire_with_little_room() {
     });
     params.image.memory = 4 * MIB;
     let world = dumped(params);
-    let seconds = world
-        .stored()
-        .outcome
-        .as_ref()
-        .unwrap()
-        .memory_duration
-        .as_secs_f64();
+    let seconds = world.stored().outcome.as_ref().unwrap().memory_duration.as_secs_f64();
     let best = 4.0 * MIB as f64 * 8.0 / 10e6;
-    assert!(
-        seconds < 2.0 * best,
-        "{seconds:.1} s where {best:.1} s would do"
-    );
+    assert!(seconds < 2.0 * best, "{seconds:.1} s where {best:.1} s would do");
 }
 
 #[test]
@@ -124,15 +103,8 @@ fn no_server() {
     let mut world = World::new(WorldParams::default());
     world.kill_server();
     world.run_to_the_end();
-    assert_eq!(
-        (world.end(), world.now()),
-        (Some(End::HandshakeTimeout), 300 * SECOND)
-    );
-    assert_eq!(
-        world.engine().counters().starts,
-        301,
-        "one a second, the last as time was up"
-    );
+    assert_eq!((world.end(), world.now()), (Some(End::HandshakeTimeout), 300 * SECOND));
+    assert_eq!(world.engine().counters().starts, 301, "one a second, the last as time was up");
 }
 
 #[test]
@@ -175,10 +147,7 @@ fn a_server_that_dies_in_mid_dump() {
     assert_eq!(world.end(), Some(End::IdleTimeout));
     assert!((died + 59 * SECOND..died + 61 * SECOND).contains(&world.now()));
     // What it stored is true.
-    assert!(world
-        .differences()
-        .iter()
-        .all(|(_, what)| *what == "missing"));
+    assert!(world.differences().iter().all(|(_, what)| *what == "missing"));
 }
 
 #[test]
@@ -188,22 +157,14 @@ fn a_peer_that_says_hello_for_ever() {
     world.run_until(SECOND);
     let mut say = |nr: u32, command| {
         let mut buf = [0; 24];
-        Request {
-            cookie: COOKIE,
-            nr: RequestId(nr),
-            command,
-        }
-        .emit(&mut buf)
-        .unwrap();
+        Request { cookie: COOKIE, nr: RequestId(nr), command }.emit(&mut buf).unwrap();
         world.inject_to_client(&buf);
         let next = world.now() + 10 * SECOND;
         world.run_until(next);
         world.end()
     };
     assert_eq!(say(1, Command::StartAck { max_version: 5 }), None);
-    let (nr, end) = (2..)
-        .find_map(|nr| Some((nr, say(nr, Command::Hello)?)))
-        .unwrap();
+    let (nr, end) = (2..).find_map(|nr| Some((nr, say(nr, Command::Hello)?))).unwrap();
     assert_eq!(end, End::TotalTimeout);
     assert_eq!(nr, 360, "an hour, less the first HELLO's ten seconds");
 }
@@ -219,15 +180,8 @@ fn a_client_that_dies_in_mid_dump() {
     params.up.loss = 1.0;
     world.set_up(params.up);
     world.run_to_the_end();
-    assert!(
-        matches!(world.failure(), Some(Failure::Silent(_))),
-        "{:?}",
-        world.failure()
-    );
-    assert!(world
-        .differences()
-        .iter()
-        .all(|(_, what)| *what == "missing"));
+    assert!(matches!(world.failure(), Some(Failure::Silent(_))), "{:?}", world.failure());
+    assert!(world.differences().iter().all(|(_, what)| *what == "missing"));
 }
 
 #[test]

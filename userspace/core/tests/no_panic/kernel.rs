@@ -53,12 +53,7 @@ pub fn handle(engine: &mut Engine, now: Time, datagram: &[u8]) {
 }
 
 #[no_mangle]
-pub fn transmit(
-    engine: &mut Engine,
-    now: Time,
-    target: &mut dyn Target2,
-    buf: &mut [u8],
-) -> Option<usize> {
+pub fn transmit(engine: &mut Engine, now: Time, target: &mut dyn Target2, buf: &mut [u8]) -> Option<usize> {
     engine.transmit(now, &mut Machine(target), buf)
 }
 

@@ -55,12 +55,7 @@ struct Args {
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     ceiling: Option<Duration>,
     /// Length of the frames of --ceiling: by default those of classic netdump.
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 1079,
-        requires = "ceiling"
-    )]
+    #[arg(long, value_name = "BYTES", default_value_t = 1079, requires = "ceiling")]
     ceiling_frame: usize,
 }
 
@@ -129,10 +124,7 @@ fn set<T>(place: &mut T, value: Option<T>) {
 
 impl Args {
     fn params(&self) -> (LinkParams, LinkParams) {
-        let mut ab = LinkParams {
-            tamper_from: self.tamper_from,
-            ..LinkParams::default()
-        };
+        let mut ab = LinkParams { tamper_from: self.tamper_from, ..LinkParams::default() };
         self.both.apply(&mut ab);
         let mut ba = ab.clone();
         self.ab.apply(&mut ab);

@@ -147,9 +147,7 @@ struct Probe {
 
 fn cookie(text: &str) -> Result<Cookie, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16)
-        .map(Cookie::new)
-        .map_err(|e| format!("{text}: {e}"))
+    u64::from_str_radix(digits, 16).map(Cookie::new).map_err(|e| format!("{text}: {e}"))
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -167,11 +165,7 @@ fn main() -> Result<ExitCode> {
         Mode::Probe(args) => probe(&args)?,
     };
     println!("{report}");
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn crash(args: &Crash) -> Result<(String, bool)> {

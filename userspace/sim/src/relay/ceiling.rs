@@ -32,21 +32,14 @@ pub struct Ceiling {
 }
 
 /// Relays frames of `frame` bytes from A to B between sockets on the loopback for `time`, as fast as they come.
-pub fn measure(
-    a_to_b: LinkParams,
-    b_to_a: LinkParams,
-    frame: usize,
-    time: Duration,
-) -> io::Result<Ceiling> {
+pub fn measure(a_to_b: LinkParams, b_to_a: LinkParams, frame: usize, time: Duration) -> io::Result<Ceiling> {
     let loopback = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
     let (source, sink) = (loopback()?, loopback()?);
     // The relay binds ports of its own, which nobody else can take while these sockets hold them.
     let (hold_a, hold_b) = (loopback()?, loopback()?);
     let (at_a, at_b) = (hold_a.local_addr()?, hold_b.local_addr()?);
     drop((hold_a, hold_b));
-    let open = |local: SocketAddr, remote: SocketAddr| {
-        Endpoint::open(&EndpointName::Udp { local, remote })
-    };
+    let open = |local: SocketAddr, remote: SocketAddr| Endpoint::open(&EndpointName::Udp { local, remote });
     let relay_a = open(at_a, source.local_addr()?)?;
     let relay_b = open(at_b, sink.local_addr()?)?;
 
@@ -83,16 +76,11 @@ pub fn measure(
         });
         let mut relay = Relay::new(relay_a, relay_b, a_to_b, b_to_a, 1);
         let run = relay.run(&stop, 10_000_000, |_| {
-            Ok(if started.elapsed() < time {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            })
+            Ok(if started.elapsed() < time { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         });
         running.store(false, Ordering::Relaxed);
         for end in [source, sink] {
-            end.join()
-                .unwrap_or_else(|_| Err(io::Error::other("an end of the measurement failed")))?;
+            end.join().unwrap_or_else(|_| Err(io::Error::other("an end of the measurement failed")))?;
         }
         run?;
         let seconds = started.elapsed().as_secs_f64();

@@ -43,16 +43,10 @@ impl FromStr for EndpointName {
         if let Some(name) = text.strip_prefix("tap:") {
             return Ok(EndpointName::Tap(name.to_owned()));
         }
-        let pair = text
-            .strip_prefix("udp:")
-            .and_then(|rest| rest.split_once(','));
-        let (local, remote) =
-            pair.ok_or_else(|| format!("{text}: neither tap:NAME nor udp:LOCAL,REMOTE"))?;
+        let pair = text.strip_prefix("udp:").and_then(|rest| rest.split_once(','));
+        let (local, remote) = pair.ok_or_else(|| format!("{text}: neither tap:NAME nor udp:LOCAL,REMOTE"))?;
         let address = |part: &str| part.parse().map_err(|e| format!("{part}: {e}"));
-        Ok(EndpointName::Udp {
-            local: address(local)?,
-            remote: address(remote)?,
-        })
+        Ok(EndpointName::Udp { local: address(local)?, remote: address(remote)? })
     }
 }
 
@@ -70,9 +64,7 @@ impl Endpoint {
     pub fn open(name: &EndpointName) -> io::Result<Self> {
         match name {
             EndpointName::Tap(name) => Ok(Endpoint::Tap(tap::open(name)?)),
-            EndpointName::Udp { local, remote } => {
-                Ok(Endpoint::Udp(Box::new(Udp::open(*local, *remote)?)))
-            }
+            EndpointName::Udp { local, remote } => Ok(Endpoint::Udp(Box::new(Udp::open(*local, *remote)?))),
         }
     }
 
@@ -119,11 +111,7 @@ impl Endpoint {
                         Ok(_) => sent += 1,
                         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                         // EIO: the device is down. EINVAL: a frame too short for a header.
-                        Err(e)
-                            if matches!(
-                                e.raw_os_error(),
-                                Some(libc::EIO | libc::EINVAL | libc::ENOBUFS)
-                            ) => {}
+                        Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::ENOBUFS)) => {}
                         Err(e) => return Err(e),
                     }
                 }
@@ -142,9 +130,7 @@ pub struct Udp {
 
 impl std::fmt::Debug for Udp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Udp")
-            .field("socket", &self.socket)
-            .finish_non_exhaustive()
+        f.debug_struct("Udp").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
@@ -161,29 +147,16 @@ impl Udp {
             socket::setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER)?;
         }
         socket::setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER)?;
-        Ok(Udp {
-            socket,
-            headers: MultiHeaders::preallocate(BATCH, None),
-        })
+        Ok(Udp { socket, headers: MultiHeaders::preallocate(BATCH, None) })
     }
 
     fn receive(&mut self, frames: &mut [Vec<u8>]) -> io::Result<usize> {
         let mut lengths = [0usize; BATCH];
         let mut count = 0;
         {
-            let mut slices: Vec<_> = frames
-                .iter_mut()
-                .take(BATCH)
-                .map(|f| [IoSliceMut::new(f)])
-                .collect();
+            let mut slices: Vec<_> = frames.iter_mut().take(BATCH).map(|f| [IoSliceMut::new(f)]).collect();
             let fd = self.socket.as_raw_fd();
-            match socket::recvmmsg(
-                fd,
-                &mut self.headers,
-                slices.iter_mut(),
-                MsgFlags::MSG_DONTWAIT,
-                None,
-            ) {
+            match socket::recvmmsg(fd, &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
                 Ok(messages) => {
                     for (message, len) in messages.zip(&mut lengths) {
                         *len = message.bytes;
@@ -205,21 +178,10 @@ impl Udp {
         let mut sent = 0;
         let mut refused = 0;
         while sent + refused < frames.len() {
-            let batch: Vec<_> = frames[sent + refused..]
-                .iter()
-                .take(BATCH)
-                .map(|f| [IoSlice::new(f)])
-                .collect();
+            let batch: Vec<_> = frames[sent + refused..].iter().take(BATCH).map(|f| [IoSlice::new(f)]).collect();
             let addresses = vec![None; batch.len()];
             let flags = MsgFlags::MSG_DONTWAIT;
-            match socket::sendmmsg(
-                self.socket.as_raw_fd(),
-                &mut self.headers,
-                &batch,
-                &addresses,
-                [],
-                flags,
-            ) {
+            match socket::sendmmsg(self.socket.as_raw_fd(), &mut self.headers, &batch, &addresses, [], flags) {
                 Ok(results) => sent += results.count().max(1),
                 // The error of an earlier frame; this one was not tried, and would meet the same.
                 Err(Errno::ECONNREFUSED | Errno::EINTR) => refused += 1,
@@ -240,13 +202,7 @@ mod tests {
         assert_eq!("tap:nd0".parse(), Ok(EndpointName::Tap("nd0".into())));
         let udp = "udp:127.0.0.1:7001,127.0.0.1:7002".parse();
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        assert_eq!(
-            udp,
-            Ok(EndpointName::Udp {
-                local: address(7001),
-                remote: address(7002)
-            })
-        );
+        assert_eq!(udp, Ok(EndpointName::Udp { local: address(7001), remote: address(7002) }));
         for bad in ["", "eth0", "udp:127.0.0.1:7001", "udp:1,2"] {
             assert!(bad.parse::<EndpointName>().is_err(), "{bad}");
         }

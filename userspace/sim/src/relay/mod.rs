@@ -53,11 +53,7 @@ struct Direction {
 
 impl Direction {
     fn stats(&self) -> DirectionStats {
-        DirectionStats {
-            link: *self.link.stats(),
-            forwarded: self.forwarded,
-            refused: self.refused,
-        }
+        DirectionStats { link: *self.link.stats(), forwarded: self.forwarded, refused: self.refused }
     }
 
     /// Moves what `from` has received onto the link. Whether there may be more.
@@ -67,11 +63,7 @@ impl Direction {
             let count = from.receive(&mut frames)?;
             let now = nanos(started);
             for (place, frame) in frames.drain(..).enumerate() {
-                let unused = if place < count {
-                    self.link.offer(now, frame)
-                } else {
-                    Some(frame)
-                };
+                let unused = if place < count { self.link.offer(now, frame) } else { Some(frame) };
                 if let Some(buffer) = unused {
                     pool.give_back(buffer);
                 }
@@ -152,18 +144,8 @@ pub struct Relay {
 
 impl Relay {
     /// A relay between two open ends.
-    pub fn new(
-        a: Endpoint,
-        b: Endpoint,
-        a_to_b: LinkParams,
-        b_to_a: LinkParams,
-        seed: u64,
-    ) -> Self {
-        let direction = |params, seed| Direction {
-            link: Link::new(params, seed),
-            forwarded: 0,
-            refused: 0,
-        };
+    pub fn new(a: Endpoint, b: Endpoint, a_to_b: LinkParams, b_to_a: LinkParams, seed: u64) -> Self {
+        let direction = |params, seed| Direction { link: Link::new(params, seed), forwarded: 0, refused: 0 };
         Relay {
             a,
             b,
@@ -202,19 +184,11 @@ impl Relay {
                 }
                 next_report = now + interval;
             }
-            let due = [self.a_to_b.link.next_due(), self.b_to_a.link.next_due()]
-                .into_iter()
-                .flatten()
-                .min();
+            let due = [self.a_to_b.link.next_due(), self.b_to_a.link.next_due()].into_iter().flatten().min();
             let wake = due.unwrap_or(u64::MAX).min(next_report);
-            let wait =
-                TimeSpec::nanoseconds(i64::try_from(wake.saturating_sub(now)).unwrap_or(i64::MAX));
+            let wait = TimeSpec::nanoseconds(i64::try_from(wake.saturating_sub(now)).unwrap_or(i64::MAX));
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-            let mut fds = [
-                readable(self.a.fd()),
-                readable(self.b.fd()),
-                readable(std::os::fd::AsFd::as_fd(&stop)),
-            ];
+            let mut fds = [readable(self.a.fd()), readable(self.b.fd()), readable(std::os::fd::AsFd::as_fd(&stop))];
             match ppoll(&mut fds, Some(wait), None) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
@@ -224,17 +198,13 @@ impl Relay {
                 return report(&self.stats()).map(|_| ());
             }
             if a_ready {
-                self.a_to_b
-                    .take(&mut self.a, &mut self.pool, self.started)?;
+                self.a_to_b.take(&mut self.a, &mut self.pool, self.started)?;
             }
-            self.a_to_b
-                .give(&mut self.b, &mut self.pool, self.started)?;
+            self.a_to_b.give(&mut self.b, &mut self.pool, self.started)?;
             if b_ready {
-                self.b_to_a
-                    .take(&mut self.b, &mut self.pool, self.started)?;
+                self.b_to_a.take(&mut self.b, &mut self.pool, self.started)?;
             }
-            self.b_to_a
-                .give(&mut self.a, &mut self.pool, self.started)?;
+            self.b_to_a.give(&mut self.a, &mut self.pool, self.started)?;
         }
     }
 }

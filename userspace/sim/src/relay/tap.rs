@@ -12,16 +12,10 @@ nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 /// Attaches to the TAP device `name` in the network namespace of this process, which is made if it is not there.
 /// A read gives one Ethernet frame, a write sends one; neither blocks.
 pub(super) fn open(name: &str) -> io::Result<File> {
-    let mut request = IfReq {
-        name: [0; libc::IFNAMSIZ],
-        flags: (libc::IFF_TAP | libc::IFF_NO_PI) as u16,
-        pad: [0; 22],
-    };
+    let mut request =
+        IfReq { name: [0; libc::IFNAMSIZ], flags: (libc::IFF_TAP | libc::IFF_NO_PI) as u16, pad: [0; 22] };
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{name}: no name for a device"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: no name for a device")));
     }
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     let tun = OpenOptions::new()
@@ -31,12 +25,7 @@ pub(super) fn open(name: &str) -> io::Result<File> {
         .open("/dev/net/tun")?;
     // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, which `request` is in size and layout, and which lives
     // until the call returns; the descriptor is open.
-    unsafe {
-        tun_set_iff(
-            tun.as_raw_fd(),
-            std::ptr::from_mut(&mut request) as libc::c_ulong,
-        )
-    }?;
+    unsafe { tun_set_iff(tun.as_raw_fd(), std::ptr::from_mut(&mut request) as libc::c_ulong) }?;
     Ok(tun)
 }
 
