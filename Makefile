@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# netdump: crash dumps over the network. `make help` lists what there is; build/ holds all that is made, and the lab's
+# downloads and build roots are in a cache outside the tree (NETDUMP_CACHE).
+
+FLAVOUR ?= cloud-amd64
+CARGO ?= cargo
+export CARGO_TARGET_DIR ?= $(CURDIR)/build/cargo
+
+tests := tests-qemu
+lab := $(tests)/lab.py --flavour $(FLAVOUR)
+guest := $(tests)/isolated $(tests)
+scripts := .ci/run $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab modules server fuzz-build demo test host-test guest-test test-full test-debug fuzz bench lint lint-modules clean
+
+help: ## this list
+	@echo 'netdump: crash dumps over the network'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo 'FLAVOUR=amd64 takes the stock kernel with all drivers instead of the cloud one.'
+	@echo 'KVER=<release> KBUILD=<build tree> build the modules for a kernel of your own, with the compilers on PATH.'
+
+lab: ## fetch and build what the tests need, and print where it is (KEY=path)
+	@$(lab)
+
+# With KBUILD= the modules are for that tree and made with what is on PATH; otherwise for the lab's stock kernel, in the
+# build root that has its compilers.
+modules: ## build/<kernel release>/netdump.ko
+ifdef KBUILD
+	@$(tests)/build-modules --kbuild $(KBUILD)
+else
+	@$(tests)/build-modules --flavour $(FLAVOUR)
+endif
+
+server: need-cargo ## build/bin/netdump-server and the tools beside it
+	cd userspace && $(CARGO) build --release --workspace --bins
+	@mkdir -p build/bin
+	@find $(CARGO_TARGET_DIR)/release -maxdepth 1 -type f -executable -name 'netdump*' -exec install -t build/bin {} +
+	@ls build/bin | sed 's|^|build/bin/|'
+
+demo: modules server ## a guest panics, and crash and drgn show what the server wrote
+	@$(guest)/demo.py
+
+test: lint host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
+
+host-test: need-cargo ## the tests that boot nothing
+	cd userspace && if $(CARGO) nextest --version >/dev/null 2>&1; \
+		then $(CARGO) nextest run --workspace --no-fail-fast && $(CARGO) test --workspace --doc; \
+		else $(CARGO) test --workspace; fi
+	python3 -m unittest discover -s $(tests) -p '*_test.py'
+
+guest-test: modules server ## the guest tests of `make test`
+	@$(guest)/run-tests.py --tier test
+
+test-full: modules server ## every guest test (hours; goes on where it stopped)
+	@$(tests)/build-modules --flavour amd64
+	@$(guest)/run-tests.py --tier full
+
+test-debug: server ## the guest tests on a kernel built with KASAN, lockdep and friends
+	@$(tests)/debug-kernel
+	@$(guest)/run-tests.py --tier debug
+
+bench: modules server ## speed of a dump beside pktgen; results in build/bench/
+	@$(guest)/bench.py
+
+fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
+	@userspace/fuzz/run $(or $(FUZZ_SECONDS),600)
+
+lint: need-cargo lint-modules ## formatting, clippy, shellcheck, Python
+	cd userspace && $(CARGO) fmt --all --check
+	cd userspace && $(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	shellcheck $(scripts)
+	python3 $(tests)/lint.py $(tests)
+
+lint-modules: # the kernel modules with clippy, and rustfmt over rust/
+	@$(tests)/build-modules --flavour $(FLAVOUR) --clippy
+	@$(tests)/in-root build rustfmt --edition 2021 --config-path rust/rustfmt.toml --check $$(find rust -name '*.rs')
+
+clean: ## remove build/ (the cache stays)
+	rm -rf build
+
+.PHONY: need-cargo
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "there is no cargo: apt-get install cargo rustfmt rust-clippy (Debian 13), or rustup with 1.85 or later" >&2; exit 1; }

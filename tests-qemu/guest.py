@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One virtual machine with the stock kernel: started, driven, watched, held when it restarts, and ended.
+
+Everything happens in the network and process namespaces of `isolated`, so nothing is left behind whatever happens.
+"""
+
+import fcntl
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import initramfs
+from qmp import Qmp, QmpError
+
+HOST_ADDRESS = "10.77.0.1"
+GUEST_ADDRESS = "10.77.0.2"
+GUEST_MAC = "52:54:00:4e:44:02"
+
+# QEMU's model -> the driver's module.
+NICS = {
+    "virtio-net-pci": "virtio_net",
+    "e1000e": "e1000e",
+    "e1000": "e1000",
+    "vmxnet3": "vmxnet3",
+    "igb": "igb",
+    "rtl8139": "8139cp",
+    "pcnet": "pcnet32",
+    "tulip": "tulip",
+    "ne2k_pci": "ne2k_pci",
+}
+CLOUD_NICS = ("virtio-net-pci", "vmxnet3")
+
+
+class GuestError(Exception):
+    """The guest did not do what it should, with the end of its console."""
+
+
+@dataclass
+class Machine:
+    """What a guest is made of."""
+
+    nic: str = "virtio-net-pci"
+    cpus: int = 2
+    memory_mib: int = 512
+    cpu: str = "max,la57=off"
+    append: str = ""  # more words on the kernel's command line
+    modules: tuple = ()  # more stock modules
+    disk_mib: int = 0  # size of a virtio disk
+    netdev: str = ""  # QEMU's -netdev instead of a tap of our own (must have id=n0)
+    hold: bool = True  # held, memory intact, where it would restart; otherwise it restarts
+    extra: dict = field(default_factory=dict)  # path in the guest -> file
+    address: str = GUEST_ADDRESS
+    mac: str = GUEST_MAC
+    tap: str = "nd0"
+
+
+def accelerator() -> list[str]:
+    """TCG, unless NETDUMP_ACCEL says otherwise: a /dev/kvm that exists need not work."""
+    named = os.environ.get("NETDUMP_ACCEL", "tcg")
+    return ["-accel", "tcg,thread=multi,tb-size=256" if named == "tcg" else named]
+
+
+def make_tap(name: str, address: str | None = HOST_ADDRESS, prefix: int = 24) -> None:
+    """A persistent tap interface of this namespace, up, with our address."""
+    with open("/dev/net/tun", "r+b", buffering=0) as tun:
+        flags = 0x0002 | 0x1000 | 0x4000  # IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), flags))  # TUNSETIFF
+        fcntl.ioctl(tun, 0x400454CB, 1)  # TUNSETPERSIST
+    # Deep enough that a burst of a guest is not lost in the host's queue.
+    subprocess.run(["ip", "link", "set", name, "up", "txqueuelen", "10000"], check=True)
+    if address:
+        subprocess.run(["ip", "addr", "add", f"{address}/{prefix}", "dev", name], check=True)
+
+
+class Guest:
+    """A running machine. Use as a context manager."""
+
+    def __init__(self, lab: dict[str, str], machine: Machine, directory: Path):
+        if os.environ.get("NETDUMP_ISOLATED") != "1":
+            raise RuntimeError("run this through tests-qemu/isolated")
+        self.lab, self.machine, self.directory = lab, machine, directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.console_path = directory / "console"
+        self.process: subprocess.Popen | None = None
+        self.number = 0
+        self.buffer = b""
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def start(self) -> None:
+        """Builds the initramfs and starts QEMU; returns when it runs."""
+        m = self.machine
+        image = self.directory / "initramfs"
+        drivers = [NICS[m.nic], *m.modules]
+        if m.nic == "virtio-net-pci" or m.disk_mib:
+            drivers.insert(0, "virtio_pci")
+        if m.disk_mib:
+            drivers.append("virtio_blk")
+        initramfs.build(image, Path(self.lab["MODULES"]), drivers, m.extra)
+        netdev = m.netdev
+        if not netdev:
+            make_tap(m.tap)
+            netdev = f"tap,id=n0,ifname={m.tap},script=no,downscript=no,vhost=off"
+        append = (
+            f"console=ttyS0,115200 loglevel=7 panic=5 oops=panic net.ifnames=0 nd.ip={m.address} nd.prefix=24 "
+            f"nd.gateway={HOST_ADDRESS} {m.append}"
+        )
+        for name in ("console", "qmp", "control"):
+            (self.directory / name).unlink(missing_ok=True)
+        command = [
+            self.lab["QEMU"], "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,graphics=off",
+            *accelerator(), "-cpu", m.cpu, "-smp", str(m.cpus), "-m", f"{m.memory_mib}M",
+            "-kernel", self.lab["VMLINUZ"], "-initrd", str(image), "-append", append,
+            "-chardev", f"file,id=console,path={self.console_path}", "-serial", "chardev:console",
+            "-chardev", f"socket,id=control,path={self.directory}/control,server=on,wait=off", "-serial", "chardev:control",
+            "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",
+            "-netdev", netdev, "-device", f"{m.nic},netdev=n0,mac={m.mac},romfile=",
+            "-action", "shutdown=pause,panic=none" + (",reboot=shutdown" if m.hold else ",reboot=reset"),
+        ]  # fmt: skip
+        if m.disk_mib:
+            disk = self.directory / "disk"
+            with open(disk, "wb") as file:
+                file.truncate(m.disk_mib << 20)
+            command += ["-drive", f"file={disk},if=none,id=d0,format=raw,cache=unsafe", "-device", "virtio-blk-pci,drive=d0"]
+        (self.directory / "command").write_text(" ".join(command) + "\n")
+        self.log = open(self.directory / "qemu.log", "wb")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+        deadline = time.monotonic() + 20
+        try:
+            self.qmp = Qmp(self.directory / "qmp", deadline)
+        except QmpError as error:
+            self.kill()
+            raise GuestError(f"QEMU did not start: {error}\n{(self.directory / 'qemu.log').read_text()}") from error
+        self.control = socket.socket(socket.AF_UNIX)
+        self.control.connect(str(self.directory / "control"))
+
+    def kill(self) -> None:
+        """Ends QEMU, and only it."""
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for name in ("qmp", "control", "log"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+        (self.directory / "disk").unlink(missing_ok=True)
+
+    def console(self) -> str:
+        """All that the guest has said on its console."""
+        try:
+            return self.console_path.read_bytes().decode(errors="replace").replace("\r", "")
+        except OSError:
+            return ""
+
+    def fail(self, what: str) -> GuestError:
+        """An error with the end of the console."""
+        return GuestError(f"{what}\n--- the end of {self.console_path}:\n" + "\n".join(self.console().splitlines()[-30:]))
+
+    def wait_console(self, pattern: str, seconds: float, count: int = 1) -> re.Match:
+        """Waits until a pattern is on the console (`count` times); the last match."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = list(re.finditer(pattern, self.console(), re.M))
+            if len(found) >= count:
+                return found[count - 1]
+            if self.process.poll() is not None:
+                raise self.fail(f"QEMU ended ({self.process.returncode}) before '{pattern}'")
+            if time.monotonic() > deadline:
+                raise self.fail(f"no '{pattern}' on the console within {seconds:.0f} s")
+            time.sleep(0.1)
+
+    def _read_until(self, pattern: bytes, seconds: float) -> bytes:
+        deadline = time.monotonic() + seconds
+        while True:
+            found = re.search(pattern, self.buffer)
+            if found:
+                head, self.buffer = self.buffer[: found.end()], self.buffer[found.end() :]
+                return head
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self.fail(f"the guest's shell did not answer within {seconds:.0f} s (got {self.buffer[-300:]!r})")
+            if select.select([self.control], [], [], min(left, 1))[0]:
+                data = self.control.recv(65536)
+                if not data:
+                    raise self.fail("QEMU closed the guest's shell")
+                self.buffer += data
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Waits for the shell."""
+        self._read_until(rb"@@ ready\r?\n", seconds)
+
+    def send(self, line: str) -> int:
+        """Gives the shell one line and does not wait for its end."""
+        self.number += 1
+        self.control.sendall(f"{self.number} {line}\n".encode())
+        return self.number
+
+    def run(self, line: str, seconds: float = 60, check: bool = True) -> str:
+        """Runs one line in the guest; its output."""
+        number = self.send(line)
+        text = self._read_until(rb"@@ %d \d+\r?\n" % number, seconds).decode(errors="replace").replace("\r", "")
+        text, _, status = text.rstrip("\n").rpartition("@@ ")
+        code = int(status.split()[1])
+        if check and code:
+            raise self.fail(f"in the guest: `{line}` ended with {code}: {text}")
+        return text
+
+    def wait_held(self, seconds: float) -> str:
+        """Waits until the guest is held where it would restart (or stopped otherwise); why."""
+        deadline = time.monotonic() + seconds
+        try:
+            event = self.qmp.wait_event(("SHUTDOWN",), deadline)
+        except QmpError as error:
+            raise self.fail(f"the guest neither restarted nor stopped within {seconds:.0f} s ({error})") from error
+        while self.qmp.status() not in ("shutdown", "paused"):
+            if time.monotonic() > deadline:
+                raise self.fail("the guest was not held")
+            time.sleep(0.05)
+        return event["data"].get("reason", "")
+
+    def wait_restart(self, seconds: float) -> None:
+        """Waits until the guest has restarted (a machine with hold=False)."""
+        try:
+            self.qmp.wait_event(("RESET",), time.monotonic() + seconds)
+        except QmpError as error:
+            raise self.fail(f"the guest did not restart within {seconds:.0f} s") from error
+
+    def dump_memory(self, path: Path, seconds: float = 300) -> None:
+        """QEMU's own picture of the memory, as an ELF file by physical address."""
+        path.unlink(missing_ok=True)
+        self.qmp.command("dump-guest-memory", seconds, paging=False, protocol=f"file:{path}")
+
+    def hold(self) -> None:
+        """Stops the guest here and now."""
+        self.qmp.command("stop")
+
+    def release(self) -> None:
+        """Lets a stopped guest go on."""
+        self.qmp.command("cont")
+
+    def nmi(self) -> None:
+        """An NMI for every CPU, as a watchdog would send it."""
+        self.qmp.command("inject-nmi")
