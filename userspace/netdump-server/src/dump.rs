@@ -94,6 +94,8 @@ pub struct Dump {
     pub seen: Counters,
     /// Lost log bytes, filled in at the end.
     pub log_lost: u64,
+    /// When the memory phase began, and when it ended.
+    pub memory: (Option<Instant>, Option<Instant>),
 }
 
 impl Dump {
@@ -127,6 +129,7 @@ impl Dump {
             tenths: 0,
             seen: Counters::default(),
             log_lost: 0,
+            memory: (None, None),
         }
     }
 
@@ -176,7 +179,11 @@ impl Dump {
         let facts = self.facts.unwrap_or_default();
         let info = self.info.as_deref();
         let outcome = self.outcome.as_ref();
-        let memory_seconds = outcome.map_or(0.0, |outcome| outcome.memory_duration.as_secs_f64());
+        let memory_seconds = match self.memory {
+            (Some(from), Some(to)) => to.saturating_duration_since(from).as_secs_f64(),
+            (Some(from), None) => from.elapsed().as_secs_f64(),
+            (None, _) => 0.0,
+        };
         let page_size = info.map_or(0, |info| info.page_size.bytes() as u64);
         let pages = outcome.map_or_else(|| self.session.progress().pages, |outcome| outcome.pages);
         let rate = if memory_seconds > 0.0 { (pages * page_size) as f64 / memory_seconds } else { 0.0 };

@@ -83,6 +83,9 @@ impl Server {
     fn take_event(&mut self, dump: &mut Dump, event: Event) {
         match event {
             Event::Phase(phase) => {
+                if phase == Phase::Memory {
+                    dump.memory.0 = Some(self.now);
+                }
                 if self.settings.verbose >= 2 {
                     tracing::info!(client = %dump.path.peer, phase = phase.name(), "phase");
                 } else {
@@ -121,6 +124,7 @@ impl Server {
             Event::Absent { pfns, why } => dump.note_absent(pfns.end.saturating_sub(pfns.start), why),
             Event::MemoryDone(end) => {
                 dump.flush();
+                dump.memory.1 = Some(self.now);
                 let complete = end.failure.is_none();
                 match &dump.writer {
                     Some(writer) => writer.finish(complete),

@@ -4,12 +4,14 @@
 //! The socket loop never waits for it: pages are handed over in batches, and how many may be on their way is decided
 //! by the window of the session, which asks for no more than there is room for ([`crate::dump`]).
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{channel, Receiver, Sender};
 
 use netdump_core::wire::Pfn;
 use netdump_session::PageBuf;
-use netdump_vmcore::DumpInfo;
+use netdump_vmcore::{DumpInfo, PageSize, WriteError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::DumpId;
@@ -101,6 +103,9 @@ impl Writer {
     }
 }
 
+/// Pages that are put together for one write call, at most, in bytes.
+const MAX_RUN: usize = 1 << 20;
+
 fn run(
     dir: &ClientDir,
     info: &DumpInfo,
@@ -108,8 +113,8 @@ fn run(
     queue: &Receiver<Job>,
     report: &dyn Fn(WriterEvent),
 ) {
-    let mut file = match open(dir, info, options) {
-        Ok(file) => file,
+    let mut vmcore = match Vmcore::create(dir, info, options) {
+        Ok(vmcore) => vmcore,
         Err(error) => {
             report(WriterEvent::Failed(error));
             return report(WriterEvent::Closed(Ok(false), FileFacts::default()));
@@ -120,18 +125,16 @@ fn run(
     let mut complete = false;
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Pages(pages) => {
-                let mut buffers = Vec::with_capacity(pages.len());
-                for page in pages {
-                    if !broken {
-                        if let Err(error) = file.write_page(page.pfn, &page.data, page.again) {
-                            broken = true;
-                            report(WriterEvent::Failed(error));
-                        }
+            Job::Pages(mut pages) => {
+                // Answers come in almost the order of the page numbers; neighbours make one call.
+                pages.sort_by_key(|page| page.pfn);
+                if !broken {
+                    if let Err(error) = vmcore.write(&pages) {
+                        broken = true;
+                        report(WriterEvent::Failed(error));
                     }
-                    buffers.push(page.data);
                 }
-                report(WriterEvent::Written(buffers));
+                report(WriterEvent::Written(pages.into_iter().map(|page| page.data).collect()));
             }
             Job::Finish { complete: wanted } => {
                 complete = wanted;
@@ -139,24 +142,69 @@ fn run(
             }
         }
     }
-    let (result, facts) = close(dir, file, complete && !broken);
+    let (result, facts) = vmcore.close(dir, complete && !broken);
     report(WriterEvent::Closed(result, facts));
 }
 
-struct TempFile { file: std::fs::File, page: u64, facts: PageCounts, skip: bool }
-impl TempFile {
-    fn write_page(&mut self, pfn: Pfn, data: &[u8], again: bool) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        if self.skip && !again && data.iter().all(|b| *b == 0) { self.facts.zero += 1; return Ok(()); }
-        self.facts.written += 1;
-        self.file.write_all_at(data, pfn.0 * self.page)
+struct Vmcore {
+    writer: netdump_vmcore::Writer<File>,
+    /// A second handle: the facts of a file that could not be finished are still true.
+    file: File,
+    skip_zero: bool,
+    page_size: PageSize,
+    run: Vec<u8>,
+    /// Pages taken, each counted once.
+    pages: u64,
+}
+
+impl Vmcore {
+    fn create(dir: &ClientDir, info: &DumpInfo, options: WriterOptions) -> io::Result<Vmcore> {
+        let storage = dir.create_vmcore()?;
+        let file = storage.try_clone()?;
+        let format = match options.format {
+            Format::Elf => netdump_vmcore::Format::Elf,
+            Format::Netdump => netdump_vmcore::Format::Netdump,
+        };
+        let writer = netdump_vmcore::Writer::create(storage, info.clone(), format).map_err(io_error)?;
+        let (skip_zero, page_size) = (options.skip_zero, info.page_size);
+        Ok(Vmcore { writer, file, skip_zero, page_size, run: Vec::new(), pages: 0 })
+    }
+
+    /// Writes pages that are sorted by their numbers.
+    fn write(&mut self, pages: &[Page]) -> io::Result<()> {
+        let neighbours = |a: &Page, b: &Page| b.pfn.0 == a.pfn.0 + 1 && a.again == b.again;
+        for run in pages.chunk_by(neighbours) {
+            for part in run.chunks((MAX_RUN / self.page_size.bytes()).max(1)) {
+                let Some(first) = part.first() else { continue };
+                self.run.clear();
+                part.iter().for_each(|page| self.run.extend_from_slice(&page.data));
+                // Only what is said to be a second copy is written even if it is zero.
+                let force = first.again || !self.skip_zero;
+                self.writer.write(first.pfn, &self.run, force).map_err(io_error)?;
+                self.pages += if first.again { 0 } else { part.len() as u64 };
+            }
+        }
+        Ok(())
+    }
+
+    fn close(self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
+        let zero = self.writer.written().zero_pages;
+        let result = self.writer.finish(complete).map_err(io_error).and_then(|_| {
+            if complete {
+                dir.publish_vmcore()?;
+            }
+            Ok(complete)
+        });
+        let size = self.file.metadata().map(|meta| (meta.len(), meta.blocks() * 512));
+        let (bytes, disk_bytes) = size.unwrap_or_default();
+        let pages = PageCounts { written: self.pages - zero, zero, ..PageCounts::default() };
+        (result, FileFacts { pages, bytes, disk_bytes })
     }
 }
-fn open(dir: &ClientDir, info: &DumpInfo, options: WriterOptions) -> io::Result<TempFile> {
-    Ok(TempFile { file: dir.create_vmcore()?, page: info.page_size.bytes() as u64, facts: PageCounts::default(), skip: options.skip_zero })
-}
-fn close(dir: &ClientDir, file: TempFile, complete: bool) -> (io::Result<bool>, FileFacts) {
-    use std::os::unix::fs::MetadataExt;
-    let go = || { file.file.sync_all()?; let m = file.file.metadata()?; if complete { dir.publish_vmcore()?; } Ok::<_, io::Error>((m.len(), m.blocks() * 512)) };
-    match go() { Ok((bytes, disk_bytes)) => (Ok(complete), FileFacts { pages: file.facts, bytes, disk_bytes }), Err(e) => (Err(e), FileFacts::default()) }
+
+fn io_error(error: WriteError) -> io::Error {
+    match error {
+        WriteError::Io { source, what } => io::Error::new(source.kind(), format!("{what}: {source}")),
+        other => io::Error::other(other),
+    }
 }
