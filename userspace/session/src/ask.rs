@@ -28,13 +28,7 @@ pub(crate) struct Ask {
 impl Ask {
     /// To be sent from `due` on.
     pub(crate) fn new(command: Command, due: Instant) -> Self {
-        Ask {
-            command,
-            live: [None; LIVE],
-            tries: 0,
-            sent_at: due,
-            due,
-        }
+        Ask { command, live: [None; LIVE], tries: 0, sent_at: due, due }
     }
 
     pub(crate) fn command(&self) -> Command {
@@ -57,12 +51,7 @@ impl Ask {
     }
 
     /// The number to send it with, if it is due.
-    pub(crate) fn poll(
-        &mut self,
-        now: Instant,
-        numbers: &mut Numbers,
-        rtt: &Rtt,
-    ) -> Option<RequestId> {
+    pub(crate) fn poll(&mut self, now: Instant, numbers: &mut Numbers, rtt: &Rtt) -> Option<RequestId> {
         if now < self.due {
             return None;
         }

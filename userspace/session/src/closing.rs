@@ -60,9 +60,7 @@ impl Listing {
     }
 
     fn may_send(&self) -> bool {
-        self.reply.is_none()
-            && self.tries < LISTING_TRIES
-            && (self.ours || self.last_text.is_none())
+        self.reply.is_none() && self.tries < LISTING_TRIES && (self.ours || self.last_text.is_none())
     }
 
     pub(crate) fn poll(&mut self, now: Instant, numbers: &mut Numbers) -> Option<RequestId> {
@@ -82,11 +80,7 @@ impl Listing {
         let (end, good) = match (self.reply, self.last_text) {
             (Some((at, false)), _) => (at, false),
             (Some((at, true)), text) => {
-                let quiet = if self.ours {
-                    LISTING_STRAGGLERS
-                } else {
-                    params.show_state_quiet
-                };
+                let quiet = if self.ours { LISTING_STRAGGLERS } else { params.show_state_quiet };
                 (text.map_or(at, |text| text.max(at)) + quiet, true)
             }
             // It listed, and the reply was lost. Asking again would only list again.
@@ -182,11 +176,7 @@ impl Ending {
         if now < self.next {
             return None;
         }
-        self.unanswered = if self.answered {
-            0
-        } else {
-            self.unanswered + 1
-        };
+        self.unanswered = if self.answered { 0 } else { self.unanswered + 1 };
         self.answered = false;
         if self.unanswered >= GONE {
             return Some(true);

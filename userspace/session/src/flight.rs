@@ -88,16 +88,7 @@ impl Flight {
         }
         let seq = self.next_seq;
         self.next_seq += 1;
-        self.live.insert(
-            nr.0,
-            Live {
-                unit,
-                seq,
-                at: now,
-                open: true,
-                lost: None,
-            },
-        );
+        self.live.insert(nr.0, Live { unit, seq, at: now, open: true, lost: None });
         self.order.push_back(Sent { seq, nr });
         self.open += 1;
         nr
@@ -155,12 +146,7 @@ impl Flight {
     /// The oldest open transmission, if it must be taken for lost; it then is. Ask until `None`.
     ///
     /// With a small `window` there are not many later answers to be had, so fewer have to do.
-    pub(crate) fn take_lost(
-        &mut self,
-        now: Instant,
-        wait: Duration,
-        window: usize,
-    ) -> Option<(u32, Cause)> {
+    pub(crate) fn take_lost(&mut self, now: Instant, wait: Duration, window: usize) -> Option<(u32, Cause)> {
         let front = self.order.front()?;
         let live = self.live.get_mut(&front.nr.0)?;
         let overtaken = self.reorder.min(window.max(6) as u64 / 2);
@@ -200,11 +186,7 @@ mod tests {
 
     impl Test {
         fn new() -> Self {
-            Test {
-                flight: Flight::new(),
-                numbers: Numbers::new([7; 32]),
-                now: Instant::now(),
-            }
+            Test { flight: Flight::new(), numbers: Numbers::new([7; 32]), now: Instant::now() }
         }
 
         fn send(&mut self, unit: u32) -> RequestId {
@@ -223,10 +205,7 @@ mod tests {
         let first = t.send(1);
         t.now += Duration::from_millis(10);
         t.send(2);
-        assert_eq!(
-            t.flight.deadline(WAIT),
-            Some(t.now + Duration::from_millis(90))
-        );
+        assert_eq!(t.flight.deadline(WAIT), Some(t.now + Duration::from_millis(90)));
         let late = t.now + Duration::from_millis(95);
         assert_eq!(t.flight.take_lost(late, WAIT, 64), Some((1, Cause::Time)));
         assert_eq!(t.flight.take_lost(late, WAIT, 64), None);

@@ -37,28 +37,14 @@ pub(crate) struct Described {
 }
 
 /// Builds the description.
-pub(crate) fn describe(
-    start: &Start,
-    page_size: PageSize,
-    classic: &Classic,
-    notes: Option<&[u8]>,
-) -> Described {
+pub(crate) fn describe(start: &Start, page_size: PageSize, classic: &Classic, notes: Option<&[u8]>) -> Described {
     let (machine, task_struct, page_offset) = match *start {
         Start::V4 => (Machine::I386, 0, 0),
-        Start::V5 {
-            machine,
-            task_struct,
-            page_offset,
-            ..
-        } => (machine, task_struct, page_offset),
+        Start::V5 { machine, task_struct, page_offset, .. } => (machine, task_struct, page_offset),
     };
     let mut info = DumpInfo {
         machine,
-        byte_order: if machine == Machine::PPC64 {
-            ByteOrder::Big
-        } else {
-            ByteOrder::Little
-        },
+        byte_order: if machine == Machine::PPC64 { ByteOrder::Big } else { ByteOrder::Little },
         page_size,
         nr_pages: classic.nr_pages,
         total_ram_pages: classic.total_ram_pages,
@@ -77,27 +63,14 @@ pub(crate) fn describe(
     };
     let (mut refused, mut beyond) = (0, 0);
     for tlv in notes.into_iter().flat_map(Tlvs::new) {
-        let taken = tlv
-            .and_then(|tlv| Note::parse(&tlv))
-            .is_ok_and(|note| take(&mut info, &mut beyond, note));
+        let taken = tlv.and_then(|tlv| Note::parse(&tlv)).is_ok_and(|note| take(&mut info, &mut beyond, note));
         refused += u64::from(!taken);
     }
-    let len = info
-        .machine
-        .regs_len()
-        .unwrap_or(MAX_REGS.min(classic.regs.len()));
-    info.regs = classic
-        .regs
-        .get(..len)
-        .map(<[u8]>::to_vec)
-        .unwrap_or_default();
+    let len = info.machine.regs_len().unwrap_or(MAX_REGS.min(classic.regs.len()));
+    info.regs = classic.regs.get(..len).map(<[u8]>::to_vec).unwrap_or_default();
     info.cpus.sort_by_key(|cpu| cpu.cpu);
     info.cpus.dedup_by_key(|cpu| cpu.cpu);
-    Described {
-        info,
-        refused,
-        beyond,
-    }
+    Described { info, refused, beyond }
 }
 
 /// Puts a note in its place; `false` if it cannot be.
@@ -150,11 +123,7 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
             if k.length == 0 {
                 return false;
             }
-            info.ktext = Some(Ktext {
-                vaddr: k.vaddr,
-                paddr: k.paddr,
-                length: k.length,
-            });
+            info.ktext = Some(Ktext { vaddr: k.vaddr, paddr: k.paddr, length: k.length });
         }
         Note::Layout { page_offset } => info.page_offset = page_offset,
         Note::Identity(text) => {
@@ -164,11 +133,7 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
                     continue;
                 };
                 let (key, value) = (&line[..at], &line[at + 1..]);
-                if key.len() <= MAX_KEY
-                    && key
-                        .iter()
-                        .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(b))
-                {
+                if key.len() <= MAX_KEY && key.iter().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(b)) {
                     info.identity.insert(printable(key), printable(value));
                 }
             }
@@ -178,10 +143,7 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
             if info.overlays.len() >= MAX_OVERLAYS {
                 return false;
             }
-            info.overlays.push(Overlay {
-                paddr,
-                data: data.to_vec(),
-            });
+            info.overlays.push(Overlay { paddr, data: data.to_vec() });
         }
         // A later client may say more.
         Note::Unknown { .. } => {}
@@ -197,10 +159,7 @@ fn bounded(ranges: &Ranges<'_>, info: &DumpInfo) -> Option<Vec<PhysRange>> {
     let limit = info.page_size.addr(Pfn(info.nr_pages)).0;
     let within: Vec<_> = ranges
         .iter()
-        .map(|r| PhysRange {
-            start: r.start,
-            end: PhysAddr(r.end.0.min(limit)),
-        })
+        .map(|r| PhysRange { start: r.start, end: PhysAddr(r.end.0.min(limit)) })
         .filter(|r| r.start.0 < r.end.0)
         .collect();
     (!within.is_empty()).then_some(within)
@@ -209,9 +168,6 @@ fn bounded(ranges: &Ranges<'_>, info: &DumpInfo) -> Option<Vec<PhysRange>> {
 /// Text that can be shown and stored: control characters become blanks, what is not UTF-8 becomes U+FFFD.
 fn printable(text: &[u8]) -> String {
     let text = &text[..text.len().min(MAX_TEXT)];
-    let clean: String = String::from_utf8_lossy(text)
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let clean: String = String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     clean.trim().to_string()
 }

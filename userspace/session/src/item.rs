@@ -80,20 +80,12 @@ impl Item {
     }
 
     /// The next request; an error when a block was asked for too often.
-    pub(crate) fn poll(
-        &mut self,
-        now: Instant,
-        t: &mut Tools,
-    ) -> Result<Option<(RequestId, Command)>, Fetched> {
+    pub(crate) fn poll(&mut self, now: Instant, t: &mut Tools) -> Result<Option<(RequestId, Command)>, Fetched> {
         if self.flight.open() >= t.window.size().min(MAX_IN_FLIGHT) {
             return Ok(None);
         }
         while let Some(at) = self.retry.pop_front() {
-            if self
-                .blocks
-                .get(at as usize)
-                .is_some_and(|block| !block.here)
-            {
+            if self.blocks.get(at as usize).is_some_and(|block| !block.here) {
                 return self.send(now, at, t).map(Some);
             }
         }
@@ -105,17 +97,8 @@ impl Item {
         self.send(now, at, t).map(Some)
     }
 
-    fn send(
-        &mut self,
-        now: Instant,
-        at: u32,
-        t: &mut Tools,
-    ) -> Result<(RequestId, Command), Fetched> {
-        let limit = if self.total.is_none() {
-            MAX_FIRST_TRIES
-        } else {
-            MAX_TRIES
-        };
+    fn send(&mut self, now: Instant, at: u32, t: &mut Tools) -> Result<(RequestId, Command), Fetched> {
+        let limit = if self.total.is_none() { MAX_FIRST_TRIES } else { MAX_TRIES };
         let Some(block) = self.blocks.get_mut(at as usize) else {
             return Err(Fetched::Failed("block"));
         };
@@ -125,13 +108,7 @@ impl Item {
         let nr = self.flight.send(now, at, &mut t.numbers);
         block.tries += 1;
         block.current = Some(nr);
-        Ok((
-            nr,
-            Command::Ext {
-                item: self.id,
-                offset: at * MAX_EXT_DATA as u32,
-            },
-        ))
+        Ok((nr, Command::Ext { item: self.id, offset: at * MAX_EXT_DATA as u32 }))
     }
 
     /// An answer: whether it was one to a live number, and the end of the item if this was it.
@@ -147,11 +124,7 @@ impl Item {
             return (false, None);
         };
         let (offset, total, data) = match *body {
-            Body::Ext {
-                offset,
-                total,
-                data,
-            } => (offset, total, data),
+            Body::Ext { offset, total, data } => (offset, total, data),
             Body::Error { info: EXT, .. } => return (true, Some(Fetched::NoExtension)),
             _ => {
                 t.counters.wrong_code += 1;
@@ -164,9 +137,7 @@ impl Item {
         }
         match self.total {
             None if total == 0 => return (true, Some(Fetched::Absent)),
-            None if total as usize > self.limit => {
-                return (true, Some(Fetched::Failed("too long")))
-            }
+            None if total as usize > self.limit => return (true, Some(Fetched::Failed("too long"))),
             None => {
                 let count = (total as usize).div_ceil(MAX_EXT_DATA);
                 self.total = Some(total);
@@ -174,9 +145,7 @@ impl Item {
                 self.blocks.resize(count, Block::default());
                 self.missing = count;
             }
-            Some(known) if known != total => {
-                return (true, Some(Fetched::Failed("its length changes")))
-            }
+            Some(known) if known != total => return (true, Some(Fetched::Failed("its length changes"))),
             Some(_) => {}
         }
         let Some(block) = self.blocks.get_mut(live.unit as usize) else {
@@ -206,10 +175,7 @@ impl Item {
             t.rtt.measured(now.saturating_duration_since(live.at));
         }
         t.window.answered(live.seq, self.flight.next_seq(), &t.rtt);
-        (
-            true,
-            (self.missing == 0).then(|| Fetched::Item(std::mem::take(&mut self.data))),
-        )
+        (true, (self.missing == 0).then(|| Fetched::Item(std::mem::take(&mut self.data))))
     }
 
     /// Looks for lost requests.

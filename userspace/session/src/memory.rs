@@ -94,13 +94,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// `ranges`: page frames to ask for, ascending and disjoint; `walk`: they may be holes.
-    pub(crate) fn new(
-        page_size: PageSize,
-        ranges: Vec<Range<u64>>,
-        walk: bool,
-        max_window: usize,
-        key: u64,
-    ) -> Self {
+    pub(crate) fn new(page_size: PageSize, ranges: Vec<Range<u64>>, walk: bool, max_window: usize, key: u64) -> Self {
         let work = Work::new(ranges);
         let chunks = page_size.bytes() / CHUNK_LEN;
         let count = max_window * (1 + LINGER);
@@ -153,12 +147,7 @@ impl Memory {
     }
 
     /// The next request, if window and `room` (pages that may be begun) allow one.
-    pub(crate) fn poll(
-        &mut self,
-        now: Instant,
-        room: usize,
-        t: &mut Tools,
-    ) -> Option<(RequestId, Command)> {
+    pub(crate) fn poll(&mut self, now: Instant, room: usize, t: &mut Tools) -> Option<(RequestId, Command)> {
         loop {
             if self.flight.open() >= t.window.size() {
                 if !self.retry.is_empty() || !self.work.is_empty() {
@@ -204,10 +193,7 @@ impl Memory {
             Some(index) => index,
             None => self.oldest_lingering()?,
         };
-        let buf = self
-            .pool
-            .pop()
-            .unwrap_or_else(|| vec![0; self.page_size.bytes()].into_boxed_slice());
+        let buf = self.pool.pop().unwrap_or_else(|| vec![0; self.page_size.bytes()].into_boxed_slice());
         let slot = self.slots.get_mut(index as usize)?;
         slot.state = State::Active;
         slot.pfn = pfn;
@@ -258,13 +244,7 @@ impl Memory {
     }
 
     /// An answer; `true` if it was one to a live number of ours.
-    pub(crate) fn handle(
-        &mut self,
-        now: Instant,
-        nr: RequestId,
-        body: &Body<'_>,
-        t: &mut Tools,
-    ) -> bool {
+    pub(crate) fn handle(&mut self, now: Instant, nr: RequestId, body: &Body<'_>, t: &mut Tools) -> bool {
         let Some(live) = self.flight.get(nr) else {
             t.counters.unknown_nr += 1;
             return false;
@@ -272,11 +252,7 @@ impl Memory {
         match *body {
             Body::Mem { offset, data } => self.on_chunk(now, nr, live, offset, data, t),
             Body::Reserved { next } => {
-                let next = if self.walk {
-                    next.map_or(u64::MAX, |pfn| pfn.0)
-                } else {
-                    0
-                };
+                let next = if self.walk { next.map_or(u64::MAX, |pfn| pfn.0) } else { 0 };
                 self.on_absent(now, nr, live, Absence::Reserved, next, t)
             }
             Body::Error { info: 0, .. } => self.on_absent(now, nr, live, Absence::OutOfRange, 0, t),
@@ -331,19 +307,12 @@ impl Memory {
             }
             State::Free => return false,
         }
-        let Some(out) = slot
-            .buf
-            .as_mut()
-            .and_then(|buf| buf.get_mut(offset as usize..)?.first_chunk_mut())
-        else {
+        let Some(out) = slot.buf.as_mut().and_then(|buf| buf.get_mut(offset as usize..)?.first_chunk_mut()) else {
             return false;
         };
         *out = *data;
         slot.have |= 1 << chunk;
-        self.seen[seen_at] = Seen {
-            nr,
-            print: fingerprint(data, self.key),
-        };
+        self.seen[seen_at] = Seen { nr, print: fingerprint(data, self.key) };
         let complete = slot.have.count_ones() as usize == self.chunks;
         self.progressed(nr, t);
         if complete {
@@ -354,11 +323,7 @@ impl Memory {
             if let Some(data) = slot.buf.take() {
                 self.pages += 1;
                 self.done += 1;
-                t.events.push(Event::Page {
-                    pfn: Pfn(slot.pfn),
-                    data,
-                    again: slot.again,
-                });
+                t.events.push(Event::Page { pfn: Pfn(slot.pfn), data, again: slot.again });
             }
         }
         true
@@ -378,15 +343,7 @@ impl Memory {
         t.window.answered(live.seq, self.flight.next_seq(), &t.rtt);
     }
 
-    fn on_absent(
-        &mut self,
-        now: Instant,
-        nr: RequestId,
-        live: Live,
-        why: Absence,
-        next: u64,
-        t: &mut Tools,
-    ) -> bool {
+    fn on_absent(&mut self, now: Instant, nr: RequestId, live: Live, why: Absence, next: u64, t: &mut Tools) -> bool {
         let slot = &self.slots[live.unit as usize];
         match slot.state {
             State::Active => {}
@@ -404,11 +361,7 @@ impl Memory {
         self.progressed(nr, t);
         self.settle(now, live, t);
         // A hint that does not lead on is no hint.
-        let skipped = if next > pfn {
-            self.work.skip(next)
-        } else {
-            Vec::new()
-        };
+        let skipped = if next > pfn { self.work.skip(next) } else { Vec::new() };
         self.done += 1;
         t.events.push_absent(pfn..pfn + 1, why);
         for range in &skipped {
@@ -428,9 +381,7 @@ impl Memory {
     /// Whether any chunk of the page in a slot came by this number.
     fn came_by(&self, unit: u32, nr: RequestId) -> bool {
         let first = unit as usize * self.chunks;
-        self.seen[first..first + self.chunks]
-            .iter()
-            .any(|seen| seen.nr == nr)
+        self.seen[first..first + self.chunks].iter().any(|seen| seen.nr == nr)
     }
 
     /// Answers contradict each other: nothing that came for this page counts, nor do its numbers.
@@ -472,8 +423,7 @@ impl Memory {
                 }
             }
             let slot = &mut self.slots[unit as usize];
-            t.window
-                .lost(self.chunks.saturating_sub(slot.have.count_ones() as usize));
+            t.window.lost(self.chunks.saturating_sub(slot.have.count_ones() as usize));
             if slot.state == State::Active && !slot.retry {
                 slot.retry = true;
                 self.retry.push_back(unit);
@@ -500,9 +450,7 @@ fn fingerprint(data: &[u8; CHUNK_LEN], key: u64) -> u64 {
         for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
             let mut bytes = [0u8; 8];
             bytes.copy_from_slice(word);
-            *lane = (*lane ^ u64::from_le_bytes(bytes))
-                .wrapping_mul(K)
-                .rotate_left(29);
+            *lane = (*lane ^ u64::from_le_bytes(bytes)).wrapping_mul(K).rotate_left(29);
         }
     }
     let [a, b, c, d] = lanes;

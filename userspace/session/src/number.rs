@@ -21,9 +21,7 @@ impl std::fmt::Debug for Numbers {
 
 impl Numbers {
     pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Numbers {
-            rng: StdRng::from_seed(seed),
-        }
+        Numbers { rng: StdRng::from_seed(seed) }
     }
 
     /// Never 0, which unsolicited replies carry.

@@ -37,10 +37,7 @@ impl Session {
 
     /// Waits for the owner; HELLOs meanwhile.
     fn enter_wait(&mut self, now: Instant, phase: Phase) {
-        self.enter(
-            phase,
-            Task::Hello(Ask::new(Command::Hello, now + self.params.keepalive)),
-        );
+        self.enter(phase, Task::Hello(Ask::new(Command::Hello, now + self.params.keepalive)));
     }
 
     pub(crate) fn on_hello(&mut self, now: Instant) {
@@ -57,10 +54,7 @@ impl Session {
     }
 
     pub(crate) fn enter_describe(&mut self, now: Instant) {
-        self.enter(
-            Phase::Describe,
-            Task::Ask(Ask::new(Command::GetPageSize, now)),
-        );
+        self.enter(Phase::Describe, Task::Ask(Ask::new(Command::GetPageSize, now)));
     }
 
     /// An answer (or an error, or nothing) to one of the three questions.
@@ -78,18 +72,11 @@ impl Session {
                 Command::GetRegs
             }
             (Command::GetRegs, _) => {
-                if let Some(Body::Regs {
-                    total_ram_pages,
-                    block,
-                }) = body
-                {
+                if let Some(Body::Regs { total_ram_pages, block }) = body {
                     self.classic.total_ram_pages = *total_ram_pages;
                     self.classic.regs = block.to_vec();
                 }
-                return self.enter(
-                    Phase::Notes,
-                    Task::Item(Box::new(Item::new(ItemId::Notes, MAX_NOTES))),
-                );
+                return self.enter(Phase::Notes, Task::Item(Box::new(Item::new(ItemId::Notes, MAX_NOTES))));
             }
             _ => return self.fail(now, Failure::Unusable("no page size or number of pages")),
         };
@@ -105,10 +92,7 @@ impl Session {
                     self.notes = Some(notes);
                 }
                 if self.extension {
-                    self.enter(
-                        Phase::Log,
-                        Task::Item(Box::new(Item::new(ItemId::Log, MAX_LOG))),
-                    );
+                    self.enter(Phase::Log, Task::Item(Box::new(Item::new(ItemId::Log, MAX_LOG))));
                 } else {
                     self.enter_storage(now);
                 }
@@ -140,9 +124,7 @@ impl Session {
         let info = described.info;
         self.pfns = match &info.ranges {
             Some(ranges) => {
-                let pfns = ranges
-                    .iter()
-                    .map(|r| page_size.pfn(r.start).0..page_size.pfn(r.end).0);
+                let pfns = ranges.iter().map(|r| page_size.pfn(r.start).0..page_size.pfn(r.end).0);
                 (pfns.collect(), false)
             }
             None => (vec![0..info.nr_pages], true),
@@ -165,10 +147,7 @@ impl Session {
         let window = usize::from(self.params.max_window);
         self.memory_began = Some(now);
         self.keepalive = Ask::new(Command::Hello, now + self.params.keepalive);
-        self.enter(
-            Phase::Memory,
-            Task::Memory(Box::new(Memory::new(page_size, pfns, walk, window, key))),
-        );
+        self.enter(Phase::Memory, Task::Memory(Box::new(Memory::new(page_size, pfns, walk, window, key))));
     }
 
     /// Looks whether the memory phase is over.
@@ -193,19 +172,14 @@ impl Session {
 
     pub(crate) fn end_memory(&mut self, now: Instant, failure: Option<Failure>) {
         self.pages = self.pages_so_far();
-        self.memory_duration = self
-            .memory_began
-            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        self.memory_duration = self.memory_began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
         self.files = Files::Closing;
         if self.failure.is_none() {
             self.failure.clone_from(&failure);
         }
         self.memory_done = failure.is_none();
         self.task = Task::Nothing;
-        self.tools.events.push(Event::MemoryDone(MemoryEnd {
-            failure,
-            pages: self.pages,
-        }));
+        self.tools.events.push(Event::MemoryDone(MemoryEnd { failure, pages: self.pages }));
     }
 
     pub(crate) fn enter_volatile(&mut self, now: Instant) {
@@ -219,10 +193,7 @@ impl Session {
 
     pub(crate) fn enter_show_state(&mut self, now: Instant) {
         if self.params.show_state {
-            self.enter(
-                Phase::ShowState,
-                Task::Listing(Listing::new(now, self.extension)),
-            );
+            self.enter(Phase::ShowState, Task::Listing(Listing::new(now, self.extension)));
         } else {
             self.enter_store(now);
         }
@@ -293,8 +264,7 @@ impl Session {
             }
             Task::Ask(ask) => {
                 let command = ask.command();
-                if command == Command::GetRegs && ask.tries() >= OPTIONAL_TRIES && now >= ask.due()
-                {
+                if command == Command::GetRegs && ask.tries() >= OPTIONAL_TRIES && now >= ask.due() {
                     self.on_described(now, command, None);
                 }
             }
@@ -313,20 +283,15 @@ impl Session {
             }
             Task::Nothing => {}
         }
-        if self
-            .silence_deadline()
-            .is_some_and(|deadline| now >= deadline)
-        {
+        if self.silence_deadline().is_some_and(|deadline| now >= deadline) {
             self.fail(now, Failure::Silent(self.phase));
         }
     }
 
     /// When a client that stays silent is given up.
     fn silence_deadline(&self) -> Option<Instant> {
-        let counts = matches!(
-            self.task,
-            Task::Hello(_) | Task::Ask(_) | Task::Item(_) | Task::Memory(_)
-        ) && self.phase != Phase::Probe
+        let counts = matches!(self.task, Task::Hello(_) | Task::Ask(_) | Task::Item(_) | Task::Memory(_))
+            && self.phase != Phase::Probe
             && self.tools.counters.requests >= self.answered_requests + SILENT_REQUESTS;
         counts.then(|| self.last_answer + self.params.silence)
     }
@@ -337,9 +302,7 @@ impl Session {
             return None;
         }
         let tools = &mut self.tools;
-        self.keepalive
-            .poll(now, &mut tools.numbers, &tools.rtt)
-            .map(|nr| (nr, Command::Hello))
+        self.keepalive.poll(now, &mut tools.numbers, &tools.rtt).map(|nr| (nr, Command::Hello))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and then `poll_transmit`, if nothing else happens before.
@@ -351,21 +314,14 @@ impl Session {
         let task = match &self.task {
             Task::Hello(ask) | Task::Ask(ask) => Some(ask.due()),
             Task::Item(item) => item.deadline(wait),
-            Task::Memory(memory) => memory.deadline(wait).or_else(|| {
-                Some(
-                    self.keepalive
-                        .due()
-                        .max(self.last_answer + self.params.keepalive),
-                )
-            }),
+            Task::Memory(memory) => memory
+                .deadline(wait)
+                .or_else(|| Some(self.keepalive.due().max(self.last_answer + self.params.keepalive))),
             Task::Listing(listing) => Some(listing.deadline(&self.params)),
             Task::Ending(ending) => Some(ending.deadline()),
             Task::Nothing => None,
         };
         let limit = (self.phase != Phase::End).then(|| self.began + self.params.max_duration);
-        [task, self.ack_due, self.silence_deadline(), limit]
-            .into_iter()
-            .flatten()
-            .min()
+        [task, self.ack_due, self.silence_deadline(), limit].into_iter().flatten().min()
     }
 }

@@ -298,10 +298,7 @@ impl Session {
             self.tools.counters.netlog_dropped += 1;
             return;
         }
-        self.tools.events.push(Event::Netlog {
-            offset,
-            text: text.to_vec(),
-        });
+        self.tools.events.push(Event::Netlog { offset, text: text.to_vec() });
     }
 
     fn on_start(&mut self, now: Instant, start: Start) {
@@ -320,10 +317,7 @@ impl Session {
         // a forgery, or a machine that crashed anew. Only the last of them does not answer our requests.
         self.tools.counters.doubtful_starts += 1;
         let requests = self.tools.counters.requests;
-        let doubt = self.doubt.get_or_insert(Doubt {
-            since: now,
-            requests,
-        });
+        let doubt = self.doubt.get_or_insert(Doubt { since: now, requests });
         if now >= self.last_answer + RESTART_SILENCE
             && now >= doubt.since + RESTART_DOUBT
             && requests >= doubt.requests + 3
@@ -348,12 +342,7 @@ impl Session {
     fn on_answer(&mut self, now: Instant, nr: RequestId, body: &Body<'_>) -> bool {
         match &mut self.task {
             Task::Hello(ask) => {
-                let ours = answers(
-                    ask,
-                    nr,
-                    &mut self.tools.counters,
-                    matches!(body, Body::Hello { .. }),
-                );
+                let ours = answers(ask, nr, &mut self.tools.counters, matches!(body, Body::Hello { .. }));
                 if ours {
                     self.on_hello(now);
                 }
@@ -395,8 +384,7 @@ impl Session {
                 ours
             }
             Task::Listing(listing) => {
-                let ours =
-                    matches!(body, Body::ShowState | Body::Error { .. }) && listing.matches(nr);
+                let ours = matches!(body, Body::ShowState | Body::Error { .. }) && listing.matches(nr);
                 if ours {
                     listing.replied(now, matches!(body, Body::ShowState));
                 } else {
@@ -424,11 +412,7 @@ impl Session {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<[u8; REQUEST_LEN]> {
         let (nr, command) = self.next_request(now)?;
         let mut datagram = [0; REQUEST_LEN];
-        let request = Request {
-            cookie: self.params.cookie,
-            nr,
-            command,
-        };
+        let request = Request { cookie: self.params.cookie, nr, command };
         // Page numbers are below 2^32 and the buffer is as long as a request: this cannot fail.
         request.emit(&mut datagram).ok()?;
         self.tools.counters.requests += 1;
@@ -439,18 +423,12 @@ impl Session {
         if self.ack_due.is_some_and(|due| now >= due) {
             self.ack_due = None;
             self.last_ack = Some(now);
-            return Some((
-                self.tools.numbers.next(),
-                Command::StartAck {
-                    max_version: MAX_VERSION,
-                },
-            ));
+            return Some((self.tools.numbers.next(), Command::StartAck { max_version: MAX_VERSION }));
         }
         match &mut self.task {
             Task::Hello(ask) | Task::Ask(ask) => {
                 let command = ask.command();
-                ask.poll(now, &mut self.tools.numbers, &self.tools.rtt)
-                    .map(|nr| (nr, command))
+                ask.poll(now, &mut self.tools.numbers, &self.tools.rtt).map(|nr| (nr, command))
             }
             Task::Item(item) => match item.poll(now, &mut self.tools) {
                 Ok(request) => request,
@@ -475,9 +453,7 @@ impl Session {
                     }
                 }
             }
-            Task::Listing(listing) => listing
-                .poll(now, &mut self.tools.numbers)
-                .map(|nr| (nr, Command::ShowState)),
+            Task::Listing(listing) => listing.poll(now, &mut self.tools.numbers).map(|nr| (nr, Command::ShowState)),
             Task::Ending(ending) => ending.poll(now, &mut self.tools.numbers, &self.params),
             Task::Nothing => None,
         }

@@ -51,11 +51,7 @@ impl Events {
 
     /// Page frames that are not in the dump; they are added to the last event if they continue it.
     pub(crate) fn push_absent(&mut self, pfns: Range<u64>, why: Absence) {
-        if let Some(Event::Absent {
-            pfns: last,
-            why: last_why,
-        }) = self.queue.back_mut()
-        {
+        if let Some(Event::Absent { pfns: last, why: last_why }) = self.queue.back_mut() {
             if last.end == pfns.start && *last_why == why {
                 last.end = pfns.end;
                 return;

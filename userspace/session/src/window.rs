@@ -130,11 +130,7 @@ mod tests {
         fn new() -> Self {
             let mut window = Window::new(256);
             window.answered(0, 1, &Rtt::default()); // opens the first round
-            Test {
-                window,
-                seq: 1,
-                rtt: Rtt::default(),
-            }
+            Test { window, seq: 1, rtt: Rtt::default() }
         }
 
         /// A round with a full window, in which so many datagrams came and so many did not.

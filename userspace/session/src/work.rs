@@ -16,19 +16,12 @@ pub(crate) struct Work {
 impl Work {
     /// `ranges` ascending and disjoint.
     pub(crate) fn new(ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
-        Work {
-            todo: ranges.into_iter().filter(|r| !r.is_empty()).collect(),
-            again: VecDeque::new(),
-        }
+        Work { todo: ranges.into_iter().filter(|r| !r.is_empty()).collect(), again: VecDeque::new() }
     }
 
     /// Page frames that were not yet taken.
     pub(crate) fn len(&self) -> u64 {
-        self.todo
-            .iter()
-            .chain(self.again.iter().map(|(range, _)| range))
-            .map(|r| r.end - r.start)
-            .sum()
+        self.todo.iter().chain(self.again.iter().map(|(range, _)| range)).map(|r| r.end - r.start).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

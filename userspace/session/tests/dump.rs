@@ -47,15 +47,9 @@ fn a_complete_dump() {
     assert_eq!(info.regs, [7; 216]);
     assert_eq!(info.identity["hostname"], "box [31m");
     assert_eq!(info.panic.as_deref(), Some("sysrq triggered crash"));
-    assert_eq!(
-        info.memory_bytes(),
-        4096 * (pair.world.readable().count() as u64 + 1)
-    );
+    assert_eq!(info.memory_bytes(), 4096 * (pair.world.readable().count() as u64 + 1));
     let counters = pair.session.counters();
-    assert_eq!(
-        (counters.malformed, counters.unknown_nr, counters.conflicts),
-        (0, 0, 0)
-    );
+    assert_eq!((counters.malformed, counters.unknown_nr, counters.conflicts), (0, 0, 0));
     assert_eq!(counters.lost_by_order + counters.lost_by_time, 0);
 }
 
@@ -79,10 +73,7 @@ fn complete_and_true_through_bad_links() {
 
 #[test]
 fn heavy_reordering_costs_little() {
-    let link = Link {
-        reorder: 0.3,
-        ..Link::clean()
-    };
+    let link = Link { reorder: 0.3, ..Link::clean() };
     let mut pair = Pair::new(World::new(3000), [link; 2], 5, |_| {});
     let outcome = pair.run(MINUTE);
     assert_eq!(outcome.failure, None);

@@ -126,10 +126,7 @@ impl DumpInfo {
     /// Bytes of memory that the client may be asked for: its RAM, or everything up to the last page when that is unknown.
     pub fn memory_bytes(&self) -> u64 {
         match &self.ranges {
-            Some(ranges) => ranges
-                .iter()
-                .map(|r| r.end.0.saturating_sub(r.start.0))
-                .sum(),
+            Some(ranges) => ranges.iter().map(|r| r.end.0.saturating_sub(r.start.0)).sum(),
             None => self.page_size.addr(Pfn(self.nr_pages)).0,
         }
     }

@@ -6,9 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
-use netdump_core::engine::{
-    Config, End, Engine, ItemPart, PageClass, State, Target, Time, Unreadable, MAX_DATAGRAM,
-};
+use netdump_core::engine::{Config, End, Engine, ItemPart, PageClass, State, Target, Time, Unreadable, MAX_DATAGRAM};
 use netdump_core::wire::classic::{ItemId, Machine, Reply};
 use netdump_core::wire::ext::{
     ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, NotesWriter, PhysRange, VolatileRange,
@@ -67,66 +65,35 @@ impl World {
             })
             .unwrap();
         for cpu in 0..2 {
-            let flags = CpuFlags {
-                crashing: cpu == 1,
-                was_online: true,
-                by_nmi: cpu == 0,
-            };
+            let flags = CpuFlags { crashing: cpu == 1, was_online: true, by_nmi: cpu == 0 };
             let regs = regs(cpu as u8);
             notes
-                .cpu(&CpuNote {
-                    cpu,
-                    pid: 100 + cpu,
-                    flags,
-                    task_struct: 0xffff_8880_0000_1000,
-                    regs: Some(&regs),
-                })
+                .cpu(&CpuNote { cpu, pid: 100 + cpu, flags, task_struct: 0xffff_8880_0000_1000, regs: Some(&regs) })
                 .unwrap();
         }
-        notes
-            .vmcoreinfo(b"OSRELEASE=7.3.4\nPAGESIZE=4096\n")
-            .unwrap();
+        notes.vmcoreinfo(b"OSRELEASE=7.3.4\nPAGESIZE=4096\n").unwrap();
         let ranges: Vec<_> = ram
             .iter()
-            .map(|r| PhysRange {
-                start: PhysAddr(r.start * PAGE as u64),
-                end: PhysAddr(r.end * PAGE as u64),
-            })
+            .map(|r| PhysRange { start: PhysAddr(r.start * PAGE as u64), end: PhysAddr(r.end * PAGE as u64) })
             .collect();
         notes.ranges(&ranges).unwrap();
-        notes
-            .ktext(&KtextNote {
-                vaddr: 0xffff_ffff_8100_0000,
-                paddr: PhysAddr(0x2000),
-                length: 0x3000,
-            })
-            .unwrap();
+        notes.ktext(&KtextNote { vaddr: 0xffff_ffff_8100_0000, paddr: PhysAddr(0x2000), length: 0x3000 }).unwrap();
         notes.layout(PAGE_OFFSET).unwrap();
-        notes
-            .identity(&[("hostname", b"box\x1b[31m"), ("release", b"7.3.4")])
-            .unwrap();
+        notes.identity(&[("hostname", b"box\x1b[31m"), ("release", b"7.3.4")]).unwrap();
         notes.panic_text(b"sysrq triggered crash").unwrap();
         let len = notes.len();
         buf.truncate(len);
         let mut volatile = vec![0; 32];
-        VolatileRange::new(
-            PhysRange {
-                start: PhysAddr(0x4000),
-                end: PhysAddr(0x6000),
-            },
-            "pool",
-        )
-        .emit(&mut volatile)
-        .unwrap();
+        VolatileRange::new(PhysRange { start: PhysAddr(0x4000), end: PhysAddr(0x6000) }, "pool")
+            .emit(&mut volatile)
+            .unwrap();
         World {
             ram,
             unreadable: vec![5],
             nr_pages,
             extension: true,
             notes: buf,
-            log: (0..9000u32)
-                .flat_map(|n| format!("[{n}] line\n").into_bytes())
-                .collect(),
+            log: (0..9000u32).flat_map(|n| format!("[{n}] line\n").into_bytes()).collect(),
             volatile,
             listing: (0..20).map(|n| format!("task {n}\n")).collect(),
             listed: 0,
@@ -139,11 +106,7 @@ impl World {
 
     /// The pages that a complete dump holds.
     pub(crate) fn readable(&self) -> impl Iterator<Item = u64> + '_ {
-        self.ram
-            .iter()
-            .cloned()
-            .flatten()
-            .filter(|pfn| !self.unreadable.contains(pfn))
+        self.ram.iter().cloned().flatten().filter(|pfn| !self.unreadable.contains(pfn))
     }
 }
 
@@ -152,14 +115,8 @@ impl Target for World {
         if self.is_ram(pfn.0) {
             return PageClass::Ram;
         }
-        let next = self
-            .ram
-            .iter()
-            .map(|r| r.start)
-            .find(|start| *start > pfn.0);
-        PageClass::Hole {
-            next: next.map(Pfn),
-        }
+        let next = self.ram.iter().map(|r| r.start).find(|start| *start > pfn.0);
+        PageClass::Hole { next: next.map(Pfn) }
     }
 
     fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable> {
@@ -185,10 +142,7 @@ impl Target for World {
         let rest = data.get(offset as usize..).unwrap_or_default();
         let written = rest.len().min(out.len());
         out[..written].copy_from_slice(&rest[..written]);
-        ItemPart {
-            total: data.len() as u32,
-            written,
-        }
+        ItemPart { total: data.len() as u32, written }
     }
 
     fn show_state(&mut self, out: &mut [u8]) -> Option<usize> {
@@ -212,20 +166,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn clean() -> Self {
-        Link {
-            delay: Duration::from_micros(100),
-            jitter: Duration::from_millis(2),
-            ..Link::default()
-        }
+        Link { delay: Duration::from_micros(100), jitter: Duration::from_millis(2), ..Link::default() }
     }
 
     pub(crate) fn lossy(loss: f64) -> Self {
-        Link {
-            loss,
-            duplicate: 0.01,
-            reorder: 0.02,
-            ..Link::clean()
-        }
+        Link { loss, duplicate: 0.01, reorder: 0.02, ..Link::clean() }
     }
 }
 
@@ -275,12 +220,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new(
-        world: World,
-        links: [Link; 2],
-        seed: u64,
-        change: impl FnOnce(&mut Params),
-    ) -> Self {
+    pub(crate) fn new(world: World, links: [Link; 2], seed: u64, change: impl FnOnce(&mut Params)) -> Self {
         let epoch = Instant::now();
         let mut engine = Engine::new();
         let config = Config {
@@ -301,11 +241,7 @@ impl Pair {
         let mut world = world;
         let mut buf = [0; MAX_DATAGRAM];
         let len = engine.transmit(Time(0), &mut world, &mut buf).unwrap();
-        let Ok(Reply {
-            body: netdump_core::wire::classic::Body::Start(start),
-            ..
-        }) = Reply::parse(&buf[..len])
-        else {
+        let Ok(Reply { body: netdump_core::wire::classic::Body::Start(start), .. }) = Reply::parse(&buf[..len]) else {
             panic!("not START")
         };
         let mut params = Params::new(COOKIE);
@@ -352,11 +288,7 @@ impl Pair {
                 at += link.jitter.mul_f64(self.rng.random());
             }
             self.order += 1;
-            let to = if to_client {
-                To::Client(datagram.to_vec())
-            } else {
-                To::Server(datagram.to_vec())
-            };
+            let to = if to_client { To::Client(datagram.to_vec()) } else { To::Server(datagram.to_vec()) };
             self.heap.push(Reverse((at, self.order, to)));
         }
     }
@@ -386,10 +318,7 @@ impl Pair {
                     continue;
                 }
                 Event::Absent { pfns, .. } => self.store.absent += pfns.end - pfns.start,
-                Event::Netlog { text, .. } => self
-                    .store
-                    .netlog
-                    .push_str(std::str::from_utf8(text).unwrap()),
+                Event::Netlog { text, .. } => self.store.netlog.push_str(std::str::from_utf8(text).unwrap()),
                 Event::KernelLog(text) => self.store.kernel_log.clone_from(text),
                 Event::Finished(outcome) => self.store.outcome = Some(outcome.clone()),
                 _ => {}
@@ -426,10 +355,7 @@ impl Pair {
             let client = match self.engine.state() {
                 State::Ended(_) => None,
                 _ if self.engine.pending() > 0 => Some(self.tx_free.max(self.now)),
-                _ => self
-                    .engine
-                    .next_deadline()
-                    .map(|t| self.epoch + Duration::from_nanos(t.0)),
+                _ => self.engine.next_deadline().map(|t| self.epoch + Duration::from_nanos(t.0)),
             };
             let next = [
                 self.heap.peek().map(|Reverse((at, ..))| *at),
@@ -437,30 +363,14 @@ impl Pair {
                 client.map(|at| at.max(self.tx_free)),
                 self.forged.last().map(|(at, _)| self.epoch + *at),
             ];
-            let next = next
-                .into_iter()
-                .flatten()
-                .min()
-                .expect("nobody waits for anything");
+            let next = next.into_iter().flatten().min().expect("nobody waits for anything");
             self.now = self.now.max(next);
-            assert!(
-                self.now - self.epoch <= limit,
-                "in phase {:?} after {limit:?}",
-                self.session.phase()
-            );
-            if self
-                .forged
-                .last()
-                .is_some_and(|(at, _)| self.epoch + *at <= self.now)
-            {
+            assert!(self.now - self.epoch <= limit, "in phase {:?} after {limit:?}", self.session.phase());
+            if self.forged.last().is_some_and(|(at, _)| self.epoch + *at <= self.now) {
                 let (_, datagram) = self.forged.pop().unwrap();
                 self.forge(&datagram);
             }
-            while self
-                .heap
-                .peek()
-                .is_some_and(|Reverse((at, ..))| *at <= self.now)
-            {
+            while self.heap.peek().is_some_and(|Reverse((at, ..))| *at <= self.now) {
                 let Reverse((_, _, to)) = self.heap.pop().unwrap();
                 match to {
                     To::Client(datagram) => {
@@ -468,11 +378,7 @@ impl Pair {
                         self.engine.handle(time, &datagram);
                     }
                     To::Server(mut datagram) => {
-                        if self
-                            .meddle
-                            .as_mut()
-                            .is_none_or(|meddle| meddle(&mut datagram))
-                        {
+                        if self.meddle.as_mut().is_none_or(|meddle| meddle(&mut datagram)) {
                             self.session.handle(self.now, &datagram);
                             self.server_acts();
                         }
@@ -489,10 +395,7 @@ impl Pair {
 
     pub(crate) fn run(&mut self, limit: Duration) -> Outcome {
         self.run_until(limit, |_| false);
-        self.store
-            .outcome
-            .clone()
-            .expect("finished without saying so")
+        self.store.outcome.clone().expect("finished without saying so")
     }
 
     /// Every readable page is there, true, and nothing else is.
