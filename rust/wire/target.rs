@@ -144,15 +144,18 @@ fn parse_device(text: &str) -> Option<Device<'_>> {
 /// Reads an Ethernet address: six pairs of hexadecimal digits with colons between them.
 pub fn mac(text: &str) -> Option<MacAddr> {
     let mut bytes = [0u8; 6];
-    let mut parts = text.split(':');
+    let mut rest = Some(text);
     for byte in &mut bytes {
-        let part = parts.next()?;
+        // Not `split`: what it compiles to has a panic in it, if one that cannot be reached.
+        let text = rest?;
+        let (part, tail) = text.split_once(':').map_or((text, None), |(part, tail)| (part, Some(tail)));
         if part.len() != 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
         *byte = u8::from_str_radix(part, 16).ok()?;
+        rest = tail;
     }
-    parts.next().is_none().then_some(MacAddr(bytes))
+    rest.is_none().then_some(MacAddr(bytes))
 }
 
 #[cfg(test)]
