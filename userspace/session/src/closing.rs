@@ -15,6 +15,8 @@ const LISTING_TRIES: u32 = 4;
 const LISTING_RETRY: Duration = Duration::from_secs(3);
 /// A client with our extension answers after its listing: what still comes is only late.
 const LISTING_STRAGGLERS: Duration = Duration::from_millis(300);
+/// After that client's answer, text does not keep the phase open for longer than this: it may be forged.
+const LISTING_STRAGGLERS_MAX: Duration = Duration::from_secs(2);
 /// A client that leaves so many HELLOs in a row unanswered has obeyed.
 const GONE: u32 = 3;
 
@@ -51,7 +53,9 @@ impl Listing {
     /// Console text came.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_text = Some(now);
-        self.due = self.due.max(now + LISTING_RETRY);
+        if !self.ours {
+            self.due = self.due.max(now + LISTING_RETRY);
+        }
     }
 
     /// The client answered; whether it knows the command.
@@ -80,12 +84,18 @@ impl Listing {
         let (end, good) = match (self.reply, self.last_text) {
             (Some((at, false)), _) => (at, false),
             (Some((at, true)), text) => {
-                let quiet = if self.ours { LISTING_STRAGGLERS } else { params.show_state_quiet };
-                (text.map_or(at, |text| text.max(at)) + quiet, true)
+                let heard = text.map_or(at, |text| text.max(at));
+                if self.ours {
+                    ((heard + LISTING_STRAGGLERS).min(at + LISTING_STRAGGLERS_MAX), true)
+                } else {
+                    (heard + params.show_state_quiet, true)
+                }
             }
             // It listed, and the reply was lost. Asking again would only list again.
             (None, Some(text)) if !self.ours => (text + params.show_state_quiet * 2, true),
-            (None, _) if self.tries >= LISTING_TRIES => (self.due, false),
+            (None, text) if self.tries >= LISTING_TRIES => {
+                (text.map_or(self.due, |text| self.due.max(text + LISTING_RETRY)), false)
+            }
             (None, _) => return (limit, false),
         };
         (end.min(limit), good)

@@ -32,7 +32,8 @@ pub struct Params {
     pub show_state: bool,
     /// The last order to the client.
     pub end_with: EndWith,
-    /// Pages (or item blocks) asked for and not yet answered, at most. The client's queue holds 256 requests.
+    /// Pages (or item blocks) asked for and not yet answered, at most. Less than the receive ring of a
+    /// network card (often 256), since a client that is busy sending takes nothing out of it.
     pub max_window: u16,
     /// A client that answers nothing for so long is gone.
     pub silence: Duration,

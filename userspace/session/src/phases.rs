@@ -127,7 +127,7 @@ impl Session {
                 let pfns = ranges.iter().map(|r| page_size.pfn(r.start).0..page_size.pfn(r.end).0);
                 (pfns.collect(), false)
             }
-            None => (vec![0..info.nr_pages], true),
+            None => (std::iter::once(0..info.nr_pages).collect(), true),
         };
         self.tools.events.push(Event::Described(Box::new(info)));
         if self.grant == Some(Grant::LogOnly) {
@@ -193,6 +193,7 @@ impl Session {
 
     pub(crate) fn enter_show_state(&mut self, now: Instant) {
         if self.params.show_state {
+            self.keepalive = Ask::new(Command::Hello, now + self.params.keepalive);
             self.enter(Phase::ShowState, Task::Listing(Listing::new(now, self.extension)));
         } else {
             self.enter_store(now);
@@ -296,9 +297,13 @@ impl Session {
         counts.then(|| self.last_answer + self.params.silence)
     }
 
-    /// HELLO when no page is on its way.
+    fn keep_alive_due(&self) -> Instant {
+        self.keepalive.due().max(self.last_answer + self.params.keepalive)
+    }
+
+    /// HELLO, when nothing else keeps the client from giving up.
     pub(crate) fn keep_alive(&mut self, now: Instant) -> Option<(RequestId, Command)> {
-        if now < self.last_answer + self.params.keepalive {
+        if now < self.keep_alive_due() {
             return None;
         }
         let tools = &mut self.tools;

@@ -70,7 +70,8 @@ pub struct Session {
     pub(crate) task: Task,
     pub(crate) tools: Tools,
     pub(crate) room: usize,
-    /// HELLO for when no page can be asked for, because the owner has no room.
+    /// HELLO for when a phase with requests of its own has none to send: the owner has no room for pages, or the
+    /// client lists its tasks.
     pub(crate) keepalive: Ask,
     /// An acknowledgement is to be sent at this time.
     pub(crate) ack_due: Option<Instant>,
@@ -340,6 +341,10 @@ impl Session {
 
     /// An answer; `true` if it was one to a live request.
     fn on_answer(&mut self, now: Instant, nr: RequestId, body: &Body<'_>) -> bool {
+        if matches!(body, Body::Hello { .. }) && self.keepalive.matches(nr) {
+            self.keepalive = Ask::new(Command::Hello, now + self.params.keepalive);
+            return true;
+        }
         match &mut self.task {
             Task::Hello(ask) => {
                 let ours = answers(ask, nr, &mut self.tools.counters, matches!(body, Body::Hello { .. }));
@@ -375,10 +380,6 @@ impl Session {
                 ours
             }
             Task::Memory(memory) => {
-                if self.keepalive.matches(nr) && matches!(body, Body::Hello { .. }) {
-                    self.keepalive = Ask::new(Command::Hello, now + self.params.keepalive);
-                    return true;
-                }
                 let ours = memory.handle(now, nr, body, &mut self.tools);
                 self.check_memory(now);
                 ours
@@ -453,7 +454,10 @@ impl Session {
                     }
                 }
             }
-            Task::Listing(listing) => listing.poll(now, &mut self.tools.numbers).map(|nr| (nr, Command::ShowState)),
+            Task::Listing(listing) => match listing.poll(now, &mut self.tools.numbers) {
+                Some(nr) => Some((nr, Command::ShowState)),
+                None => self.keep_alive(now),
+            },
             Task::Ending(ending) => ending.poll(now, &mut self.tools.numbers, &self.params),
             Task::Nothing => None,
         }

@@ -72,6 +72,7 @@ impl Work {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // ranges are meant
 mod tests {
     use super::*;
 

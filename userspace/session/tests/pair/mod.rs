@@ -193,6 +193,9 @@ pub(crate) struct Store {
     pub(crate) outcome: Option<Outcome>,
 }
 
+/// May change a datagram, or (false) drop it.
+type Meddle = Box<dyn FnMut(&mut Vec<u8>) -> bool>;
+
 pub(crate) struct Pair {
     pub(crate) engine: Engine,
     pub(crate) world: World,
@@ -214,7 +217,7 @@ pub(crate) struct Pair {
     order: u64,
     at_client: usize,
     /// Called for each datagram to the server, which it may change or (false) drop.
-    pub(crate) meddle: Option<Box<dyn FnMut(&mut Vec<u8>) -> bool>>,
+    pub(crate) meddle: Option<Meddle>,
     /// Datagrams to hand to the server besides the client's: time and bytes.
     pub(crate) forged: Vec<(Duration, Vec<u8>)>,
 }
