@@ -192,11 +192,8 @@ impl Item {
             t.window.lost(1);
             self.retry.push_back(at);
         }
-        if timed_out {
-            t.rtt.timed_out();
-            if self.flight.open() == 0 {
-                t.window.silent();
-            }
+        if timed_out && t.rtt.timed_out() {
+            t.window.silent();
         }
     }
 

@@ -429,11 +429,8 @@ impl Memory {
                 self.retry.push_back(unit);
             }
         }
-        if timed_out {
-            t.rtt.timed_out();
-            if self.flight.open() == 0 {
-                t.window.silent();
-            }
+        if timed_out && t.rtt.timed_out() {
+            t.window.silent();
         }
     }
 

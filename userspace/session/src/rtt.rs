@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Before anything was measured.
 const INITIAL: Duration = Duration::from_millis(400);
 /// The server's own scheduling and the client's polling make shorter waits pointless.
-const MIN_WAIT: Duration = Duration::from_millis(30);
+const MIN_WAIT: Duration = Duration::from_millis(15);
 /// A client that comes back is noticed within this time.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
@@ -41,9 +41,10 @@ impl Rtt {
         self.backoff = 0;
     }
 
-    /// A wait ended and nothing had come: wait twice as long.
-    pub(crate) fn timed_out(&mut self) {
+    /// A wait ended without an answer: wait twice as long. Whether that is the second time or more without any.
+    pub(crate) fn timed_out(&mut self) -> bool {
         self.backoff = (self.backoff + 1).min(8);
+        self.backoff > 1
     }
 
     /// How long to wait for an answer now.
