@@ -218,6 +218,7 @@ class Guest:
         text = self._read_until(rb"@@ %d \d+\r?\n" % number, seconds).decode(errors="replace").replace("\r", "")
         text, _, status = text.rstrip("\n").rpartition("@@ ")
         code = int(status.split()[1])
+        text = re.sub(r"^@@ \d+ \d+\n", "", text, flags=re.M)  # the ends of lines that were sent without waiting
         if check and code:
             raise self.fail(f"in the guest: `{line}` ended with {code}: {text}")
         return text
