@@ -90,9 +90,14 @@ fn command() -> Command {
         }
         aliases.retain(|alias| alias != key.long);
         aliases.dedup();
-        aliases.extend(aliases.clone().iter().chain([&key.long.to_owned()]).filter_map(|name| {
-            name.contains('_').then(|| name.replace('_', "-"))
-        }));
+        aliases.extend(
+            aliases
+                .clone()
+                .iter()
+                .chain([&key.long.to_owned()])
+                .filter(|name| name.contains('_'))
+                .map(|name| name.replace('_', "-")),
+        );
         let mut arg = Arg::new(key.name)
             .long(key.long)
             .aliases(aliases)
@@ -136,13 +141,15 @@ mod tests {
 
     #[test]
     fn original_options_and_letters() {
-        let line = "--config /dev/null --port 6667 -a 127.0.0.1 -c 2 -d -P /run/x.pid -s 0 -S false -C /c -D --verbose 2 \
+        let line =
+            "--config /dev/null --port 6667 -a 127.0.0.1 -c 2 -d -P /run/x.pid -s 0 -S false -C /c -D --verbose 2 \
                     --skip_zero 0";
         let s = parse(line).unwrap().settings().unwrap();
         assert_eq!((s.port, s.max_concurrent_dumps, s.verbose), (6667, 2, 2));
         assert!(s.daemon && s.debug && !s.secure && !s.space_check && !s.skip_zero);
         assert_eq!(s.dumpdir, PathBuf::from("/c"));
-        let s = parse("--config /dev/null --max_concurrent_dumps=9 --dumpdirprefix=/d --secure=0 --dumps-per-hour 5 -v");
+        let s =
+            parse("--config /dev/null --max_concurrent_dumps=9 --dumpdirprefix=/d --secure=0 --dumps-per-hour 5 -v");
         let s = s.unwrap().settings().unwrap();
         assert_eq!((s.max_concurrent_dumps, s.dumps_per_hour, s.verbose, s.secure), (9, 5, 1, false));
         assert_eq!(s.dumpdir, PathBuf::from("/d"));

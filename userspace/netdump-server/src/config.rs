@@ -513,7 +513,8 @@ mod tests {
 
     #[test]
     fn an_original_file_reads() {
-        let text = "# sample\nport=6666\nmax_concurrent_dumps=4\ndaemon=true\npidfile=\"/var/run/netdump-server.pid\"\n\
+        let text =
+            "# sample\nport=6666\nmax_concurrent_dumps=4\ndaemon=true\npidfile=\"/var/run/netdump-server.pid\"\n\
                     secure=0\nspace_check = 1 # yes\n\ndumpdirprefix=\"/x # y\"\n";
         let s = Settings::parse(text).unwrap();
         assert!(s.daemon && !s.secure && s.space_check);

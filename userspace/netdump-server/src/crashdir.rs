@@ -164,8 +164,12 @@ impl ClientDir {
 
     /// The log, to append to.
     pub fn open_log(&self) -> io::Result<File> {
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_CLOEXEC;
         Ok(File::from(openat(&self.fd, "log", flags, PRIVATE_FILE)?))
     }
 
@@ -177,9 +181,9 @@ impl ClientDir {
 
     /// Whether a vmcore, whole or not, is here already.
     pub fn has_vmcore(&self) -> bool {
-        [INCOMPLETE, COMPLETE].iter().any(|name| {
-            fstatat(&self.fd, *name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT)
-        })
+        [INCOMPLETE, COMPLETE]
+            .iter()
+            .any(|name| fstatat(&self.fd, *name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT))
     }
 
     /// Gives a whole vmcore its name. The file must have been synced.
@@ -232,7 +236,6 @@ fn check_private(dir: &FileStat, file: &FileStat) -> Result<(), MagicError> {
     }
     Ok(())
 }
-
 
 /// `MAGIC2MAGIC1`: the high half first, so the digits are simply the number.
 fn parse_magic(text: &[u8]) -> Result<Cookie, MagicError> {

@@ -91,12 +91,8 @@ impl Server {
                 return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");
             }
         }
-        let mut cx = Context {
-            now: self.now,
-            settings: &self.settings,
-            store: &mut self.store,
-            events: &mut self.events,
-        };
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         let followup = self.logs.packet(&mut cx, path.peer, registered, view.info(), view.payload());
         if followup.booted && !dumping {
             self.run_hook(Hook::Start, client, None);

@@ -103,7 +103,8 @@ impl Server {
             // Log packets are taken from the socket directly, from any port of the client; see dispatch.
             Event::Netlog { .. } => {}
             Event::KernelLog(text) => {
-                let mut all = format!("\n[netdump: the kernel log as of the crash, {} bytes]\n", text.len()).into_bytes();
+                let mut all =
+                    format!("\n[netdump: the kernel log as of the crash, {} bytes]\n", text.len()).into_bytes();
                 all.extend_from_slice(&text);
                 if text.last().is_some_and(|byte| *byte != b'\n') {
                     all.push(b'\n');
@@ -172,12 +173,8 @@ impl Server {
         dump.grant = Some(grant);
         dump.format = self.settings.format;
         let client = dump.path.peer.ip();
-        let mut cx = Context {
-            now: self.now,
-            settings: &self.settings,
-            store: &mut self.store,
-            events: &mut self.events,
-        };
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         let dir = self.logs.begin_dump(&mut cx, client, dump.registered);
         dump.dir = Some(dir);
         self.store.open(dir);
@@ -198,7 +195,11 @@ impl Server {
             if decision == Decision::Start {
                 self.grant(&mut dump, Grant::Full);
             } else {
-                self.refuse(Reason::HourlyLimit, dump.path, "dumps_per_hour reached while waiting: only the log is taken");
+                self.refuse(
+                    Reason::HourlyLimit,
+                    dump.path,
+                    "dumps_per_hour reached while waiting: only the log is taken",
+                );
                 self.grant_log_only(&mut dump);
             }
             self.touched.push(dump.path.peer);
@@ -298,8 +299,7 @@ impl Server {
         let (Some(dir), Some(info)) = (dump.client_dir.as_ref(), dump.info.as_ref()) else { return };
         let options = WriterOptions { format: dump.format, skip_zero: self.settings.skip_zero };
         let info = (**info).clone();
-        let started =
-            dir.try_clone().and_then(|dir| Writer::start(dump.id, dir, info, options, self.reports.clone()));
+        let started = dir.try_clone().and_then(|dir| Writer::start(dump.id, dir, info, options, self.reports.clone()));
         match started {
             Ok(writer) => dump.writer = Some(writer),
             Err(error) => self.storage_failed(dump, &format!("cannot write: {error}")),
@@ -316,11 +316,12 @@ impl Server {
     }
 
     pub(crate) fn take_writer_event(&mut self, id: DumpId, event: WriterEvent) {
-        if let Some(place) = self.closing.iter().position(|dump| dump.id == id) {
+        if self.closing.contains_key(&id) {
             if let WriterEvent::Closed(result, facts) = event {
-                let mut dump = self.closing.swap_remove(place);
-                note_closed(&mut dump, result, facts);
-                self.conclude(dump);
+                if let Some(mut dump) = self.closing.remove(&id) {
+                    note_closed(&mut dump, result, facts);
+                    self.conclude(dump);
+                }
             }
             return;
         }
@@ -364,7 +365,7 @@ impl Server {
         let restarted = dump.outcome.as_mut().and_then(|outcome| outcome.restarted_as.take());
         let path = dump.path;
         if dump.is_writing() {
-            self.closing.push(dump);
+            self.closing.insert(dump.id, dump);
         } else {
             self.conclude(dump);
         }
@@ -482,7 +483,7 @@ impl Server {
             if !dump.complete {
                 dump.storage_error = Some("the server was stopped".into());
             }
-            self.closing.push(dump);
+            self.closing.insert(dump.id, dump);
         }
         self.by_ip.clear();
     }

@@ -159,7 +159,12 @@ impl Drop for Group {
     }
 }
 
-async fn run_to_end(command: &mut Command, name: &'static str, client: IpAddr, timeout: Duration) -> io::Result<Outcome> {
+async fn run_to_end(
+    command: &mut Command,
+    name: &'static str,
+    client: IpAddr,
+    timeout: Duration,
+) -> io::Result<Outcome> {
     let mut child = command.spawn()?;
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let stdout = child.stdout.take();

@@ -246,9 +246,10 @@ impl Logs {
     pub fn streams(&self) -> impl Iterator<Item = (SocketAddr, u32, DirId)> + '_ {
         self.sources.iter().filter(|(_, source)| source.dump == DumpState::None).flat_map(|(ip, source)| {
             let dir = source.dir;
-            source.streams.iter().filter_map(move |s| {
-                Some((SocketAddr::new(*ip, s.port), s.stream.next_offset(), dir?))
-            })
+            source
+                .streams
+                .iter()
+                .filter_map(move |s| Some((SocketAddr::new(*ip, s.port), s.stream.next_offset(), dir?)))
         })
     }
 
@@ -441,12 +442,8 @@ mod tests {
 
     impl Rig {
         fn with<T>(&mut self, act: impl FnOnce(&mut Logs, &mut Context<'_>) -> T) -> T {
-            let mut cx = Context {
-                now: self.now,
-                settings: &self.settings,
-                store: &mut self.store,
-                events: &mut self.events,
-            };
+            let mut cx =
+                Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
             act(&mut self.logs, &mut cx)
         }
 
@@ -540,10 +537,7 @@ mod tests {
         let mut logs = rig.finish();
         logs.sort();
         let mark = "[netdump: 6 bytes lost]\n";
-        assert_eq!(
-            logs,
-            [&format!("{mark}crash\n"), &format!("{mark}late\n"), "hello\n", "hello\n", "hello\n"]
-        );
+        assert_eq!(logs, [&format!("{mark}crash\n"), &format!("{mark}late\n"), "hello\n", "hello\n", "hello\n"]);
     }
 
     #[test]

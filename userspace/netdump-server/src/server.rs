@@ -77,7 +77,7 @@ pub struct Server {
     /// Sessions by the client's address and port.
     pub(crate) dumps: HashMap<SocketAddr, Box<Dump>>,
     /// Dumps whose session is over and whose file is not yet closed.
-    pub(crate) closing: Vec<Box<Dump>>,
+    pub(crate) closing: HashMap<DumpId, Box<Dump>>,
     /// Sessions per address, so that a stranger's packet costs one look.
     pub(crate) by_ip: HashMap<IpAddr, Vec<SocketAddr>>,
     /// Clients with datagrams whose consequences are not yet worked out.
@@ -125,7 +125,7 @@ impl Server {
             logs: Logs::default(),
             admission: Admission::new(limits(&settings)),
             dumps: HashMap::new(),
-            closing: Vec::new(),
+            closing: HashMap::new(),
             by_ip: HashMap::new(),
             touched: Vec::new(),
             may_log: HashMap::new(),
@@ -267,12 +267,8 @@ impl Server {
             self.touched.extend(due);
         }
         if self.logs.deadline().is_some_and(|at| at <= self.now) {
-            let mut cx = Context {
-                now: self.now,
-                settings: &self.settings,
-                store: &mut self.store,
-                events: &mut self.events,
-            };
+            let mut cx =
+                Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
             self.logs.poll(&mut cx);
         }
     }
@@ -349,7 +345,7 @@ impl Server {
         self.now = Instant::now();
         self.stop_dumps();
         let end = tokio::time::Instant::now() + SHUTDOWN;
-        while self.closing.iter().any(|dump| dump.is_writing()) {
+        while self.closing.values().any(|dump| dump.is_writing()) {
             match tokio::time::timeout_at(end, inbox.recv()).await {
                 Ok(Some(report)) => self.take_report(report),
                 _ => {
@@ -358,15 +354,11 @@ impl Server {
                 }
             }
         }
-        for dump in std::mem::take(&mut self.closing) {
+        for dump in std::mem::take(&mut self.closing).into_values() {
             self.write_meta(&dump);
         }
-        let mut cx = Context {
-            now: self.now,
-            settings: &self.settings,
-            store: &mut self.store,
-            events: &mut self.events,
-        };
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         self.logs.flush(&mut cx);
         self.save_streams();
         self.store.finish();
@@ -394,12 +386,8 @@ impl Server {
         let mut dirs = HashMap::new();
         for (peer, next, name) in streams {
             let dir = *dirs.entry(name.clone()).or_insert_with(|| self.store.resume(name));
-            let mut cx = Context {
-                now: self.now,
-                settings: &self.settings,
-                store: &mut self.store,
-                events: &mut self.events,
-            };
+            let mut cx =
+                Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
             self.logs.resume(&mut cx, peer, next, dir);
         }
     }

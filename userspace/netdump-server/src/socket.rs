@@ -276,7 +276,8 @@ fn send_each(
     }
     let names = vec![Some(to); slices.len()];
     let space = cmsg_space!(libc::in6_pktinfo);
-    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(slices.len(), (!control.is_empty()).then_some(space));
+    let mut headers =
+        MultiHeaders::<SockaddrStorage>::preallocate(slices.len(), (!control.is_empty()).then_some(space));
     let sent = sendmmsg(fd, &mut headers, &slices, &names, control, flags)?;
     Ok(sent.count())
 }

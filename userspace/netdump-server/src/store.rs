@@ -62,7 +62,10 @@ pub struct Store {
 
 impl Store {
     /// Starts the thread.
-    pub fn start<E: From<StoreEvent> + Send + 'static>(root: CrashDir, events: UnboundedSender<E>) -> io::Result<Store> {
+    pub fn start<E: From<StoreEvent> + Send + 'static>(
+        root: CrashDir,
+        events: UnboundedSender<E>,
+    ) -> io::Result<Store> {
         let (jobs, queue) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let mut worker = Worker {

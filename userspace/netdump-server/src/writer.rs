@@ -106,13 +106,7 @@ impl Writer {
 /// Pages that are put together for one write call, at most, in bytes.
 const MAX_RUN: usize = 1 << 20;
 
-fn run(
-    dir: &ClientDir,
-    info: &DumpInfo,
-    options: WriterOptions,
-    queue: &Receiver<Job>,
-    report: &dyn Fn(WriterEvent),
-) {
+fn run(dir: &ClientDir, info: &DumpInfo, options: WriterOptions, queue: &Receiver<Job>, report: &dyn Fn(WriterEvent)) {
     let mut vmcore = match Vmcore::create(dir, info, options) {
         Ok(vmcore) => vmcore,
         Err(error) => {

@@ -165,7 +165,8 @@ fn small_filesystem(setup: &mut Setup, mib: u32) -> bool {
         return false;
     }
     let root = setup.root();
-    let script = format!("mount -t tmpfs -o size={mib}m tmpfs {0} && cp -a {0}.orig/. {0} && exec \"$@\"", root.display());
+    let script =
+        format!("mount -t tmpfs -o size={mib}m tmpfs {0} && cp -a {0}.orig/. {0} && exec \"$@\"", root.display());
     let orig = root.with_extension("orig");
     std::fs::rename(&root, &orig).unwrap();
     std::fs::create_dir(&root).unwrap();
