@@ -17,7 +17,7 @@ use super::sys::system::{self, SoftirqContext};
 use super::sys::tasks::TaskListing;
 use super::sys::tx::Checksum;
 use super::sys::volatile::{Changed, ENTRY_LEN};
-use super::sys::{kmsg, notifier};
+use super::sys::{kmsg, notifier, stop_cpus};
 use super::wire::classic::{ItemId, Machine};
 use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, Path, UdpChecksum, UdpHeaders};
 use super::wire::Pfn;
@@ -64,7 +64,7 @@ pub fn on_panic(message: &CStr) {
     core::mem::forget(stack);
     match end {
         Some(Outcome::Ended(End::Reboot)) if plan.settings.reboot == Reboot::Server => restart(),
-        Some(Outcome::Ended(end)) => pr_emerg!("netdump ends: {}\n", format_args!("{}", Why(end))),
+        Some(Outcome::Ended(end)) => pr_emerg!("the dump ends: {}\n", format_args!("{}", Why(end))),
         Some(Outcome::NoNic) | None => pr_emerg!("the network device cannot be used, no dump\n"),
     }
 }
@@ -114,6 +114,7 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
     if taken.dirty > 0 {
         pr_emerg!("{} of the network device's queues cannot be used\n", taken.dirty);
     }
+    name_stragglers();
     notes::write(plan, message.to_bytes(), task, pid);
     pr_emerg!("< netdump activated - performing handshake with the server. >\n");
     plan.log.len = kmsg::newest(&mut plan.log.bytes);
@@ -142,6 +143,18 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
     drop(context);
     summary(plan, engine, clock.now());
     Outcome::Ended(end)
+}
+
+/// Says which CPUs were not running normally. One that spins with interrupts off is often the reason for the panic,
+/// but may also be waiting for the serial port that the panic's own messages occupy.
+fn name_stragglers() {
+    for cpu in (0..system::cpus_possible()).filter(|cpu| *cpu != system::cpu()) {
+        match stop_cpus::cpu_state(cpu) {
+            Some(state) if state.regs.is_none() => pr_emerg!("CPU {cpu} could not be reached, its registers are not known\n"),
+            Some(state) if state.by_nmi => pr_emerg!("CPU {cpu} was not taking interrupts and was stopped by NMI\n"),
+            Some(_) | None => {}
+        }
+    }
 }
 
 /// Notes what will change from now on, before the first page is read.

@@ -32,11 +32,11 @@ impl DelayedWork {
         self.ready.store(true, Ordering::Release);
     }
 
-    /// Asks for it to be done `msecs` from now, if nobody has yet.
+    /// Asks for it to be done `msecs` from now, whatever was asked before.
     pub fn schedule(&'static self, msecs: u32) {
         if self.ready.load(Ordering::Acquire) {
             // SAFETY: Initialised, and it lives for ever.
-            unsafe { bindings::nd_schedule_delayed_work((*self.work.get()).as_mut_ptr(), msecs) };
+            unsafe { bindings::nd_mod_delayed_work((*self.work.get()).as_mut_ptr(), msecs) };
         }
     }
 
