@@ -93,7 +93,8 @@ pub(crate) fn kdump(class: Class, info: &DumpInfo) -> Vec<u8> {
         out.note(0, b"VMCOREINFO\0", text);
     }
     if info.task_struct != 0 {
-        out.note(NT_TASKSTRUCT, b"CORE\0", &taskstruct(class, info));
+        // crash reads this one without rounding the name's length up: it must be a multiple of 4, so without a NUL.
+        out.note(NT_TASKSTRUCT, b"CORE", &taskstruct(class, info));
     }
     out.bytes
 }
