@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ground truth: a vmcore against the memory of the held guest as QEMU wrote it, page by page over all System RAM.
+
+What may differ is a list of ranges fixed before the comparison: what the module itself reports in meta.json
+("volatile"), and a table of kernel objects that change between the dump of a page and the moment when the guest is held,
+found by name in the vmcore (volatile_table.py, with drgn). The list is at most LIMIT bytes. Any other page that differs
+is an error, and drgn is asked whose page it is.
+"""
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache import HERE
+
+PAGE = 4096
+BLOCK = 1 << 20
+LIMIT = 4 << 20
+VMALLOC_BASE = 0xFFFFFFFF80000000  # the kernel's text mapping begins here
+
+
+class TruthError(Exception):
+    """A file that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Memory in an ELF core: `size` bytes from physical address `start`, at `offset` of the file."""
+
+    start: int
+    size: int
+    offset: int
+    virtual: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+def segments(path: Path) -> list[Segment]:
+    """The PT_LOAD headers of an ELF64 core, ordered by physical address."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if head[:5] != b"\x7fELF\x02":
+            raise TruthError(f"{path} is no ELF64 file")
+        offset = int.from_bytes(head[32:40], "little")
+        entry = int.from_bytes(head[54:56], "little")
+        count = int.from_bytes(head[56:58], "little")
+        if count == 0xFFFF:
+            raise TruthError(f"{path} has its header count elsewhere")
+        file.seek(offset)
+        table = file.read(entry * count)
+    found = []
+    for i in range(count):
+        row = table[i * entry : (i + 1) * entry]
+        if int.from_bytes(row[:4], "little") == 1:
+            words = [int.from_bytes(row[n : n + 8], "little") for n in range(8, 56, 8)]
+            found.append(Segment(start=words[2], size=words[3], offset=words[0], virtual=words[1]))
+    return sorted(found, key=lambda s: s.start)
+
+
+def memory_segments(path: Path) -> list[Segment]:
+    """The segments that are memory by physical address, without the second view of the kernel's image."""
+    return [s for s in segments(path) if s.virtual < VMALLOC_BASE]
+
+
+def read(file, layout: list[Segment], start: int, size: int) -> bytes | None:
+    """`size` bytes at a physical address, or None where the file does not have them all."""
+    for segment in layout:
+        if segment.start <= start and start + size <= segment.end:
+            file.seek(segment.offset + start - segment.start)
+            data = file.read(size)
+            # A file that ends early in a hole reads as zeroes, as every ELF reader takes it.
+            return data + bytes(size - len(data))
+    return None
+
+
+def merge(ranges) -> list[tuple[int, int]]:
+    """Page-aligned, ascending, disjoint ranges that cover `ranges`."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted((s // PAGE * PAGE, -(-e // PAGE) * PAGE) for s, e in ranges if e > s):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out
+
+
+def contains(ranges: list[tuple[int, int]], address: int) -> bool:
+    """Whether an address lies in one of some ranges."""
+    return any(start <= address < end for start, end in ranges)
+
+
+def system_ram(iomem: str) -> list[tuple[int, int]]:
+    """Whole pages of System RAM from the text of /proc/iomem (end exclusive)."""
+    out = []
+    for line in iomem.splitlines():
+        span, _, name = line.partition(" : ")
+        if name.strip() == "System RAM" and not line.startswith(" "):
+            first, last = (int(n, 16) for n in span.split("-"))
+            start, end = -(-first // PAGE) * PAGE, (last + 1) // PAGE * PAGE
+            if end > start:
+                out.append((start, end))
+    return merge(out)
+
+
+@dataclass
+class Report:
+    """What a comparison found."""
+
+    pages: int = 0
+    allowed_bytes: int = 0
+    allowed: list = field(default_factory=list)  # (start, end, label): the list that was fixed before
+    differing_allowed: int = 0
+    labels: dict = field(default_factory=dict)  # label -> pages that differ under it
+    wrong: list = field(default_factory=list)  # physical addresses of pages that differ and must not
+    missing: list = field(default_factory=list)  # System RAM that the vmcore does not have: (start, end)
+    owners: list = field(default_factory=list)  # whose the wrong pages are
+
+    def good(self) -> bool:
+        return not self.wrong and not self.missing and self.allowed_bytes <= LIMIT and self.pages > 0
+
+    def text(self) -> str:
+        lines = [
+            f"ground truth: {self.pages} pages compared, {self.differing_allowed} differ where they may "
+            f"({self.allowed_bytes / 1024:.0f} KiB listed before, of at most {LIMIT >> 10}), {len(self.wrong)} differ elsewhere"
+        ]
+        if self.labels:
+            lines.append("  differ as foreseen: " + ", ".join(f"{k} {v}" for k, v in sorted(self.labels.items())))
+        if self.allowed_bytes > LIMIT:
+            lines.append("  the list of what may differ is too long")
+        for start, end in self.missing[:20]:
+            lines.append(f"  System RAM {start:#x}-{end:#x} is not in the vmcore")
+        for owner in self.owners[:200]:
+            lines.append("  WRONG " + owner)
+        return "\n".join(lines)
+
+
+def drgn(lab: dict[str, str], vmcore: Path, script: str, *arguments, modules=(), seconds=300) -> str:
+    """Runs one of our drgn scripts on a vmcore; what it printed."""
+    command = [lab["DRGN"], "--quiet", "--core", str(vmcore), "--no-default-symbols", "--symbols", lab["VMLINUX"]]
+    for module in modules:
+        command += ["--symbols", str(module)]
+    command += [str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise TruthError(f"drgn {script} failed on {vmcore}:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def allowed_ranges(lab, vmcore: Path, meta: dict, modules=()) -> list[tuple[int, int, str]]:
+    """The list of what may differ: (start, end, label), physical, from meta.json and the table of kernel objects."""
+    listed = [(v["start"], v["end"], "module:" + v["label"]) for v in meta.get("volatile", [])]
+    table = json.loads(drgn(lab, vmcore, "volatile_table.py", modules=modules))
+    return listed + [(start, end, "kernel:" + label) for start, end, label in table]
+
+
+def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules=(), only_written=False) -> Report:
+    """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there."""
+    report = Report()
+    report.allowed = allowed_ranges(lab, vmcore, meta, modules)
+    allowed = merge([(s, e) for s, e, _ in report.allowed])
+    report.allowed_bytes = sum(end - start for start, end in allowed)
+    ours, theirs = memory_segments(vmcore), memory_segments(truth)
+    if not ours:
+        raise TruthError(f"{vmcore} has no memory")
+    if iomem:
+        for start, end in system_ram(iomem):
+            page = start
+            for segment in ours:
+                if segment.start <= page < segment.end:
+                    page = min(segment.end, end)
+            if page < end:
+                report.missing.append((page, end))
+    with open(vmcore, "rb") as a, open(truth, "rb") as b:
+        for segment in ours:
+            address = segment.start
+            while address < segment.end:
+                size = min(BLOCK, segment.end - address)
+                mine, real = read(a, ours, address, size), read(b, theirs, address, size)
+                if real is None:
+                    # At the edge of what QEMU calls memory: page by page.
+                    size = PAGE
+                    mine, real = read(a, ours, address, size), read(b, theirs, address, size)
+                    if real is None:
+                        raise TruthError(f"{truth} has no memory at {address:#x}, which the vmcore says is System RAM")
+                report.pages += size // PAGE
+                if mine != real:
+                    for at in range(0, size, PAGE):
+                        page = mine[at : at + PAGE]
+                        if page == real[at : at + PAGE] or (only_written and not any(page)):
+                            continue
+                        if contains(allowed, address + at):
+                            report.differing_allowed += 1
+                            for start, end, label in report.allowed:
+                                if start < address + at + PAGE and address + at < end:
+                                    report.labels[label] = report.labels.get(label, 0) + 1
+                                    break
+                        else:
+                            report.wrong.append(address + at)
+                address += size
+    if report.wrong:
+        report.owners = owners(lab, vmcore, truth, report.wrong[:400], modules)
+    return report
+
+
+def changed_bytes(vmcore: Path, truth: Path, page: int) -> list[tuple[int, int]]:
+    """Where a page differs: (first, last) offsets of runs, gaps below 16 bytes joined."""
+    ours, theirs = memory_segments(vmcore), memory_segments(truth)
+    with open(vmcore, "rb") as a, open(truth, "rb") as b:
+        mine, real = read(a, ours, page, PAGE), read(b, theirs, page, PAGE)
+    runs: list[tuple[int, int]] = []
+    for i in range(PAGE):
+        if mine[i] != real[i]:
+            if runs and i - runs[-1][1] < 16:
+                runs[-1] = (runs[-1][0], i)
+            else:
+                runs.append((i, i))
+    return runs
+
+
+def owners(lab, vmcore: Path, truth: Path, pages: list[int], modules=()) -> list[str]:
+    """One line for each page: whose it is and what changed in it."""
+    question = [{"page": page, "runs": changed_bytes(vmcore, truth, page)} for page in pages]
+    ask = vmcore.with_name("wrong-pages.json")
+    try:
+        ask.write_text(json.dumps(question))
+        return drgn(lab, vmcore, "page_owner.py", ask, modules=modules).splitlines()
+    except (TruthError, subprocess.TimeoutExpired) as error:
+        return [f"{page:#x}" for page in pages] + [f"(drgn cannot say whose: {error})"]
+    finally:
+        ask.unlink(missing_ok=True)
