@@ -78,7 +78,7 @@ lint: need-cargo lint-modules ## formatting, clippy, shellcheck, Python
 
 lint-modules: # the kernel modules with clippy, and rustfmt over rust/
 	@$(tests)/build-modules --flavour $(FLAVOUR) --clippy
-	@$(tests)/in-root build rustfmt --edition 2021 --config-path rust/rustfmt.toml --check $$(find rust -name '*.rs')
+	@$(tests)/in-root build rustfmt --edition 2021 --config-path rustfmt.toml --check $$(find rust -name '*.rs')
 
 clean: ## remove build/ (the cache stays)
 	rm -rf build

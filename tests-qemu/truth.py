@@ -9,6 +9,7 @@ is an error, and drgn is asked whose page it is.
 
 import json
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,13 +147,14 @@ def drgn(lab: dict[str, str], vmcore: Path, script: str, *arguments, modules=(),
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise TruthError(f"drgn {script} failed on {vmcore}:\n{done.stderr[-3000:]}")
+    sys.stderr.write(done.stderr)
     return done.stdout
 
 
 def allowed_ranges(lab, vmcore: Path, meta: dict, modules=()) -> list[tuple[int, int, str]]:
     """The list of what may differ: (start, end, label), physical, from meta.json and the table of kernel objects."""
     listed = [(v["start"], v["end"], "module:" + v["label"]) for v in meta.get("volatile", [])]
-    table = json.loads(drgn(lab, vmcore, "volatile_table.py", modules=modules))
+    table = json.loads(drgn(lab, vmcore, "volatile_table.py", vmcore.with_name("meta.json"), modules=modules))
     return listed + [(start, end, "kernel:" + label) for start, end, label in table]
 
 

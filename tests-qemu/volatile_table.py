@@ -2,17 +2,48 @@
 """A drgn script: physical ranges of kernel objects that the kernel itself changes while it dies, by name.
 
 The panicking CPU runs kernel code between the dump of a page and the moment when the machine is held: it prints, takes
-time, sends frames through the driver and restarts the machine. What that code writes is named here; everything is found
-in the vmcore, before anything is compared. Prints a JSON list of [start, end, label].
+time, receives and sends frames through the driver, allocates and frees their buffers, and restarts the machine. What
+that code writes is named here; everything is found in the vmcore, before anything is compared. Prints a JSON list of
+[start, end, label].
 """
 
 import json
+import sys
 
-from drgn import FaultError
-from drgn.helpers.linux.mm import follow_phys
+from drgn import FaultError, Object, cast, container_of
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
+MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
+CPUS = list(for_each_possible_cpu(prog))
 found = []
+
+# Variables of the kernel's image, static per-CPU variables among them: who writes them after the stop of the others.
+PRINTING = """prb printk_rb_static printk_rb_dynamic console_sem console_waiter console_owner console_owner_lock
+console_seq console_list console_srcu console_srcu_srcu_usage console_srcu_srcu_data nbcon_cpu_emergency_cnt
+nbcon_pcpu_emergency_nesting univ8250_console serial8250_ports serial8250_console_ops early_serial_console vt_console_driver
+printk_count_nmi printk_count printk_context printk_pending dump_stack_cpu latched_seq clear_seq syslog_seq syslog_partial
+syslog_time panic_console_dropped printk_cpu_sync_owner printk_cpu_sync_nested printk_cpu_sync_owner
+legacy_allow_panic_sync console_suspended printk_kthreads_running suppress_panic_printk panic_on_this_cpu oops_timestamp"""
+DYING = """panic_cpu panic_redirect_cpu panic_this_cpu_backtrace_printed panic_in_progress crashing_cpu system_state
+reboot_mode reboot_emergency reboot_type reboot_default nmi_desc nmi_shootdown_done crash_ipi_issued waiting_for_crash_ipi
+shootdown_callback stop_this_cpu_mask cpus_stop_mask stopping_cpu __num_online_cpus __cpu_online_mask __cpu_active_mask
+__cpu_dying_mask cpus_booted_once_mask port_cf9_safe rtc_lock i8253_lock pci_config_lock io_apic_lock ioapic_lock
+panic_force_cpu suppress_printk panic_triggering_all_cpu_backtrace panic_notifier_list tainted_mask debug_locks
+cpu_hotplug_lock sysrq_in_progress kmsg_dump_list_lock dump_list_lock"""
+TIME = """jiffies jiffies_64 jiffies_seq jiffies_lock tk_core timekeeper tk_fast_mono tk_fast_raw clocksource_list
+tick_next_period tick_do_timer_cpu tsc_early_khz cyc2ns hpet hpet_lock i8253_clear_counter_on_shutdown vdso_data
+last_jiffies_update tick_cpu_sched hrtimer_bases timer_bases"""
+PERCPU = """__preempt_count hardirq_stack_inuse irq_stat nmi_state nmi_cr2 nmi_dr7 nmi_stats kstack_offset softnet_data
+napi_alloc_cache page_frag_cache bh_lock kernel_cpustat kstat runqueues cpu_info cpu_tlbstate cpu_tlbstate_shared
+cpu_hw_events apic_pending cpu_tsc_khz mce_banks_ce_disabled __stack_chk_guard irq_regs __irq_regs vm_event_states
+netdev_alloc_cache rcu_data lapic_events processors current_task cpu_current_top_of_stack in_kernel_fpu kernel_fpu_allowed
+boot_pageset boot_zonestats boot_nodestats xmit_recursion"""
 
 
 def add(virtual, size, label):
@@ -28,13 +59,38 @@ def add(virtual, size, label):
         at = upto
 
 
-def symbol(name):
-    """A variable of the kernel, whole."""
+def add_object(obj, label):
+    """Notes a whole object."""
+    add(obj.address_, obj.type_.size, label)
+
+
+def add_percpu(obj, member, label):
+    """Notes every CPU's copy of what a per-CPU pointer points to."""
     try:
-        variable = prog[name]
-        add(variable.address_, variable.type_.size or 8, name)
-    except (LookupError, TypeError, FaultError):
+        for cpu in CPUS:
+            add_object(per_cpu_ptr(obj.member_(member), cpu)[0], label)
+    except MISSING:
         pass
+
+
+def variables(names, label):
+    """Variables of the kernel, in every CPU's copy where they are per-CPU."""
+    try:
+        first, last = prog.symbol("__per_cpu_start").address, prog.symbol("__per_cpu_end").address
+    except LookupError:
+        first = last = 0
+    for name in names.split():
+        try:
+            symbol = prog.symbol(name)
+        except LookupError:
+            continue
+        size = max(symbol.size, 1)
+        if first <= symbol.address < last:
+            for cpu in CPUS:
+                offset = prog["__per_cpu_offset"][cpu].value_()
+                add((symbol.address + offset) & (2**64 - 1), size, f"{label}: {name}")
+        else:
+            add(symbol.address, size, f"{label}: {name}")
 
 
 def log_buffer():
@@ -42,12 +98,245 @@ def log_buffer():
     ring = prog["prb"]
     descriptors = ring.desc_ring
     count = 1 << descriptors.count_bits.value_()
-    add(ring.value_(), ring.type_.type.size, "log buffer head")
-    add(descriptors.descs.value_(), count * descriptors.descs.type_.type.size, "log buffer descriptors")
-    add(descriptors.infos.value_(), count * descriptors.infos.type_.type.size, "log buffer infos")
+    add_object(ring[0], "log buffer")
+    add(descriptors.descs.value_(), count * descriptors.descs.type_.type.size, "log buffer: descriptors")
+    add(descriptors.infos.value_(), count * descriptors.infos.type_.type.size, "log buffer: infos")
     text = ring.text_data_ring
-    add(text.data.value_(), 1 << text.size_bits.value_(), "log buffer text")
+    add(text.data.value_(), 1 << text.size_bits.value_(), "log buffer: text")
 
 
-log_buffer()
-json.dump(found, __import__("sys").stdout)
+def panicking_task():
+    """The stack on which the panic goes on when the dump is over, and its task."""
+    task = prog.crashed_thread().object
+    add(task.stack.value_(), 4 * PAGE, "stack of the panicking task")
+    add(task.value_(), task.type_.type.size, "panicking task")
+
+
+def cpu_stacks():
+    """Interrupt and exception stacks: NMIs and interrupts that come to a CPU on its way down."""
+    for cpu in CPUS:
+        for name, pages in (("hardirq_stack_ptr", 4), ("cea_exception_stacks", 8)):
+            try:
+                top = per_cpu_ptr(prog[name].address_of_(), cpu)[0].value_()
+            except MISSING:
+                continue
+            if name == "hardirq_stack_ptr":
+                add((top & ~(PAGE - 1)) - (pages - 1) * PAGE, pages * PAGE, f"interrupt stack of CPU {cpu}")
+            else:
+                add(top, prog.type("struct cea_exception_stacks").size, f"exception stacks of CPU {cpu}")
+
+
+def sheaf(pointer, label, objects):
+    """An array of free objects of a slab cache; with `objects`, what it points to as well."""
+    if not pointer:
+        return
+    cache = pointer.cache
+    capacity = max(cache.sheaf_capacity.value_(), pointer.size.value_()) if cache else 32
+    add(pointer.value_(), pointer.type_.type.size + 8 * capacity, label)
+    if objects:
+        for i in range(capacity):
+            # Slots above `size` still hold what was taken from them last.
+            address = pointer.objects[i].value_()
+            if address:
+                add(address, cache.size.value_(), label + ": objects")
+
+
+def slab(cache, label, objects=False):
+    """What an allocation or a free of a cache changes beside the object itself."""
+    for cpu in CPUS:
+        try:
+            local = per_cpu_ptr(cache.cpu_sheaves, cpu)
+            add_object(local[0], label)
+            for name in ("main", "spare", "rcu_free"):
+                sheaf(local.member_(name), label, objects)
+        except MISSING:
+            pass
+    try:
+        per_node = cache.per_node[0]
+        for pointer in (per_node.node, per_node.barn):
+            if pointer:
+                add_object(pointer[0], label)
+        for head in ("sheaves_full", "sheaves_empty"):
+            for item in list_for_each_entry("struct slab_sheaf", per_node.barn.member_(head).address_of_(), "barn_list"):
+                sheaf(item, label, objects)
+    except MISSING:
+        pass
+
+
+def network_slabs():
+    """Caches of frames. Small frames live in the caches of sk_buff and of their data; kmalloc serves larger ones."""
+    wanted = {}
+    for name in ("skbuff_cache", "skbuff_fclone_cache", "skb_small_head_cache"):
+        for holder in ("net_hotdata", "_net_hotdata"):
+            try:
+                cache = prog[holder].member_(name)
+                wanted[cache.value_()] = cache
+            except MISSING:
+                pass
+    for cache in for_each_slab_cache(prog):
+        name = cache.name.string_().decode()
+        if cache.value_() in wanted or name.startswith(("skbuff_", "skb_")):
+            slab(cache, f"slab {name}", objects=True)
+        elif name.startswith(("kmalloc-", "page->ptl")):
+            slab(cache, f"slab {name}")
+    for cpu in CPUS:
+        local = per_cpu_ptr(prog["napi_alloc_cache"].address_of_(), cpu)
+        add_object(local[0], "napi_alloc_cache")
+        fragment(local.page, "napi_alloc_cache: page")
+        for i in range(local.skb_cache.type_.length):
+            address = local.skb_cache[i].value_()
+            if address:
+                add(address, 256, "napi_alloc_cache: skbs")
+        try:
+            fragment(per_cpu_ptr(prog["netdev_alloc_cache"].address_of_(), cpu)[0], "netdev_alloc_cache: page")
+        except MISSING:
+            pass
+
+
+def fragment(cache, label):
+    """The pages that a page_frag_cache hands out."""
+    encoded = cache.encoded_page.value_()
+    if encoded:
+        order = encoded & 0xFF
+        add(encoded & ~(PAGE - 1), PAGE << min(order, 3), label)
+
+
+def page_allocator():
+    """Free lists: per-CPU ones, zones, counters."""
+    for node in for_each_online_pgdat(prog):
+        add(node.value_(), node.type_.type.size, "page allocator: node")
+        for zone in node.node_zones:
+            if not zone.present_pages:
+                continue
+            for cpu in CPUS:
+                for name in ("per_cpu_pageset", "per_cpu_zonestats"):
+                    add_object(per_cpu_ptr(zone.member_(name), cpu)[0], f"page allocator: {name}")
+        try:
+            for cpu in CPUS:
+                add_object(per_cpu_ptr(node.per_cpu_nodestats, cpu)[0], "page allocator: nodestats")
+        except MISSING:
+            pass
+
+
+def devices(bus):
+    """The devices of a bus."""
+    for kobject in list_for_each_entry("struct kobject", prog["bus_kset"].list.address_of_(), "entry"):
+        if kobject.name.string_() != bus.encode():
+            continue
+        private = container_of(kobject, "struct subsys_private", "subsys.kobj")
+        head = private.klist_devices.k_list.address_of_()
+        for node in list_for_each_entry("struct klist_node", head, "n_node"):
+            yield container_of(node, "struct device_private", "knode_bus").device
+
+
+def vring(queue, label):
+    """A virtio queue: its struct, rings and bookkeeping."""
+    virtual = container_of(queue, "struct vring_virtqueue", "vq")
+    add_object(virtual[0], label)
+    packed = bool(virtual.layout.value_() in (1, 3)) if not hasattr(virtual, "packed_ring") else bool(virtual.packed_ring)
+    if packed:
+        ring = virtual.packed
+        number = ring.vring.num.value_()
+        for part, size in ((ring.vring.desc, 16 * number), (ring.vring.driver, 4), (ring.vring.device, 4)):
+            add(part.value_(), size, label + ": ring")
+        table = None
+    else:
+        ring = virtual.split
+        number = ring.vring.num.value_()
+        for part, size in ((ring.vring.desc, 16 * number), (ring.vring.avail, 6 + 2 * number), (ring.vring.used, 6 + 8 * number)):
+            add(part.value_(), size, label + ": ring")
+        table = ring.vring.desc
+    for part in (ring.desc_state, ring.desc_extra):
+        add(part.value_(), part.type_.type.size * number, label + ": bookkeeping")
+    return table, ring, number
+
+
+def virtio():
+    """Every virtio device's queues; for network devices also the buffers that the device may write into."""
+    for device in devices("virtio"):
+        virtio_device = container_of(device, "struct virtio_device", "dev")
+        for queue in list_for_each_entry("struct virtqueue", virtio_device.vqs.address_of_(), "list"):
+            name = queue.name.string_().decode() if queue.name else "?"
+            label = f"virtio{virtio_device.index.value_()} {name}"
+            try:
+                table, ring, number = vring(queue, label)
+            except MISSING:
+                continue
+            if not name.startswith(("input", "output")):
+                continue
+            for i in range(number):
+                for entry in ([table[i]] if table else []) + [ring.desc_extra[i]]:
+                    address, length = entry.addr.value_(), entry.len.value_()
+                    if 0 < address < 1 << 46 and 0 < length <= 1 << 16:
+                        found.append([address, address + length, label + ": buffers"])
+
+
+def network_devices():
+    """Counters and queues that every received or sent frame touches."""
+    for namespace in list_for_each_entry("struct net", prog["net_namespace_list"].address_of_(), "list"):
+        for device in list_for_each_entry("struct net_device", namespace.dev_base_head.address_of_(), "dev_list"):
+            label = device.name.string_().decode()
+            add_object(device[0], label)
+            for i in range(device.num_tx_queues.value_()):
+                add_object(device._tx[i], label + ": transmit queue")
+            for i in range(device.num_rx_queues.value_()):
+                add_object(device._rx[i], label + ": receive queue")
+            add_percpu(device, "lstats", label + ": counters")
+            add_percpu(device, "pcpu_refcnt", label + ": counters")
+            for napi in list_for_each_entry("struct napi_struct", device.napi_list.address_of_(), "dev_list"):
+                add_object(napi[0], label + ": napi")
+            pools(device, label)
+
+
+def pools(device, label):
+    """Page pools of a device: pages that are free for its next frames."""
+    try:
+        node = device.page_pools.first
+        while node:
+            pool = container_of(node, "struct page_pool", "user.list")
+            add_object(pool[0], label + ": page pool")
+            for i in range(pool.alloc.cache.type_.length):
+                netmem(pool.alloc.cache[i].value_(), pool.p.order.value_(), label)
+            for i in range(pool.ring.size.value_()):
+                netmem(cast("unsigned long *", pool.ring.queue)[i].value_(), pool.p.order.value_(), label)
+            add(pool.ring.queue.value_(), 8 * pool.ring.size.value_(), label + ": page pool")
+            add_percpu(pool, "recycle_stats", label + ": page pool")
+            node = node.next
+    except MISSING:
+        pass
+
+
+def netmem(value, order, label):
+    """A page of a page pool."""
+    if value and not value & 1:
+        try:
+            page = Object(prog, "struct page *", value)
+            add(page_to_virt(page).value_(), PAGE << order, label + ": page pool pages")
+        except MISSING:
+            pass
+
+
+def struct_pages():
+    """The struct page of all that is listed: reference counts and free lists change with their pages."""
+    frames = {frame for start, end, _ in found for frame in range(start // PAGE, -(-end // PAGE))}
+    listed = set()
+    for frame in frames:
+        page = pfn_to_page(prog, frame)
+        listed.add(page.value_() // PAGE * PAGE)
+    for address in sorted(listed):
+        add(address, PAGE, "struct pages of the above")
+
+
+for names, label in ((PRINTING, "printing"), (DYING, "dying"), (TIME, "time"), (PERCPU, "per-CPU")):
+    variables(names, label)
+for part in (log_buffer, panicking_task, cpu_stacks, network_slabs, page_allocator, network_devices, virtio):
+    try:
+        part()
+    except MISSING as error:
+        print(f"volatile_table: {part.__name__}: {type(error).__name__}: {error}", file=sys.stderr)
+for argument in sys.argv[1:]:
+    # What the module reported, so that the struct pages of that are listed too.
+    for entry in json.load(open(argument, encoding="utf-8")).get("volatile", []):
+        found.append([entry["start"], entry["end"], None])
+struct_pages()
+json.dump([entry for entry in found if entry[2]], sys.stdout)
