@@ -20,13 +20,8 @@ fn answer(session: &mut Session, now: Instant, nr: RequestId, body: Body<'_>) {
 
 /// A session in its memory phase.
 fn in_memory(now: Instant) -> (Session, Vec<[u8; REQUEST_LEN]>) {
-    let start = Start::V5 {
-        machine: Machine::X86_64,
-        max_version: 5,
-        task_struct: 0,
-        page_offset: 0,
-        magic: Cookie::new(0),
-    };
+    let start =
+        Start::V5 { machine: Machine::X86_64, max_version: 5, task_struct: 0, page_offset: 0, magic: Cookie::new(0) };
     let mut session = Session::new(Params::new(Cookie::new(1)), start, [5; 32], now);
     session.grant_slot(now, Grant::Full);
     loop {

@@ -85,16 +85,14 @@ fn heavy_reordering_costs_little() {
 
 #[test]
 fn a_client_without_the_extension() {
-    let mut world = World::new(1000);
-    world.extension = false;
-    let mut pair = Pair::new(world, [Link::lossy(0.05); 2], 6, |_| {});
+    let mut pair = Pair::new(World::new(1000), [Link::lossy(0.05); 2], 6, |_| {});
     // What an old client says to a command that it does not know.
-    pair.meddle = Some(Box::new(|datagram| {
+    pair.meddle = Some(Box::new(|mut datagram| {
         if datagram[5..9] == [0x4e, 0x44, 0, 1] {
             datagram[5..13].copy_from_slice(&[0, 0, 0, 1, 0x4e, 0x44, 0, 1]);
             datagram.truncate(13);
         }
-        true
+        vec![datagram]
     }));
     let outcome = pair.run(MINUTE);
     assert_eq!(outcome.failure, None);

@@ -37,7 +37,6 @@ pub(crate) struct World {
     /// RAM that cannot be read.
     pub(crate) unreadable: Vec<u64>,
     pub(crate) nr_pages: u64,
-    pub(crate) extension: bool,
     pub(crate) notes: Vec<u8>,
     pub(crate) log: Vec<u8>,
     pub(crate) volatile: Vec<u8>,
@@ -91,7 +90,6 @@ impl World {
             ram,
             unreadable: vec![5],
             nr_pages,
-            extension: true,
             notes: buf,
             log: (0..9000u32).flat_map(|n| format!("[{n}] line\n").into_bytes()).collect(),
             volatile,
@@ -197,8 +195,8 @@ pub(crate) struct Store {
     pub(crate) outcome: Option<Outcome>,
 }
 
-/// May change a datagram, or (false) drop it.
-type Meddle = Box<dyn FnMut(&mut Vec<u8>) -> bool>;
+/// What reaches the server instead of a datagram.
+type Meddle = Box<dyn FnMut(Vec<u8>) -> Vec<Vec<u8>>>;
 
 pub(crate) struct Pair {
     pub(crate) engine: Engine,
@@ -220,7 +218,7 @@ pub(crate) struct Pair {
     heap: BinaryHeap<Reverse<(Instant, u64, To)>>,
     order: u64,
     at_client: usize,
-    /// Called for each datagram to the server, which it may change or (false) drop.
+    /// Called for each datagram to the server.
     pub(crate) meddle: Option<Meddle>,
     /// Datagrams to hand to the server besides the client's: time and bytes.
     pub(crate) forged: Vec<(Duration, Vec<u8>)>,
@@ -384,11 +382,15 @@ impl Pair {
                         let time = self.time();
                         self.engine.handle(time, &datagram);
                     }
-                    To::Server(mut datagram) => {
-                        if self.meddle.as_mut().is_none_or(|meddle| meddle(&mut datagram)) {
+                    To::Server(datagram) => {
+                        let datagrams = match &mut self.meddle {
+                            Some(meddle) => meddle(datagram),
+                            None => vec![datagram],
+                        };
+                        for datagram in datagrams {
                             self.session.handle(self.now, &datagram);
-                            self.server_acts();
                         }
+                        self.server_acts();
                     }
                 }
             }

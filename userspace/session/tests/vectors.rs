@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! docs/protocol.md is the specification: every vector in it decodes to what its name says, and back.
+
+use std::collections::BTreeMap;
+
+use netdump_core::wire::classic::{Body, Command, ItemId, Machine, Reply, Request, Start, Version};
+use netdump_core::wire::ext::{
+    ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, Note, NotesWriter, PhysRange, Tlvs, VolatileRange,
+};
+use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId, Result};
+
+const PAGE: &str = include_str!("../../../docs/protocol.md");
+
+/// All vectors of the page by name.
+fn vectors() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut lines = PAGE.lines();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix("```vector ") else { continue };
+        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        assert!(all.insert(name, bytes(&body)).is_none(), "two vectors named {name}");
+    }
+    all
+}
+
+fn bytes(lines: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut last = Vec::new();
+    for line in lines {
+        let mut rest = *line;
+        loop {
+            rest = rest.trim_start();
+            if rest.is_empty() || rest.starts_with('#') {
+                break;
+            }
+            if let Some(text) = rest.strip_prefix('"') {
+                let (text, after) = text.split_once('"').expect("closing quote");
+                last = text.replace("\\n", "\n").into_bytes();
+                out.extend_from_slice(&last);
+                rest = after;
+                continue;
+            }
+            let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+            rest = after;
+            if let Some(count) = word.strip_prefix('×') {
+                for _ in 1..count.parse::<usize>().expect("a count") {
+                    out.extend_from_slice(&last);
+                }
+                continue;
+            }
+            assert_eq!(word.len(), 2, "{word:?} in {line:?}");
+            last = vec![u8::from_str_radix(word, 16).expect("a byte")];
+            out.extend_from_slice(&last);
+        }
+    }
+    out
+}
+
+#[derive(Debug)]
+enum Message<'a> {
+    Request(u32, Command),
+    Reply(Version, u32, Body<'a>),
+    Note(Note<'a>),
+    Volatile(VolatileRange),
+}
+
+use Message::Volatile;
+
+fn expected<'a>(chunk: &'a [u8; 1024], regs: &'a [u8], ranges: &'a [u8]) -> BTreeMap<&'static str, Message<'a>> {
+    let v5 = |nr, body| Message::Reply(Version::V5, nr, body);
+    let v4 = |nr, body| Message::Reply(Version::V4, nr, body);
+    let ask = Message::Request;
+    let note = Message::Note;
+    let flags = CpuFlags { crashing: true, was_online: true, by_nmi: false };
+    let Some(Ok(Note::Ranges(ranges))) = Tlvs::new(ranges).next().map(|tlv| Note::parse(&tlv.unwrap())) else {
+        panic!("note-ranges does not parse")
+    };
+    BTreeMap::from([
+        ("request-send-mem", ask(0x1a2b_3c4d, Command::SendMem(Pfn(0x12345)))),
+        ("request-ack", ask(2, Command::StartAck { max_version: 5 })),
+        ("request-hello", ask(0x9988_7766, Command::Hello)),
+        ("request-exit", ask(3, Command::Exit)),
+        ("request-reboot", ask(4, Command::Reboot)),
+        ("request-get-nr-pages", ask(5, Command::GetNrPages)),
+        ("request-get-page-size", ask(6, Command::GetPageSize)),
+        ("request-get-regs", ask(7, Command::GetRegs)),
+        ("request-show-state", ask(8, Command::ShowState)),
+        ("request-ext", ask(9, Command::Ext { item: ItemId::Log, offset: 1020 })),
+        ("reply-hello", v5(0x9988_7766, Body::Hello { version: 4 })),
+        ("reply-nr-pages", v5(5, Body::NrPages(131_072))),
+        ("reply-page-size", v5(6, Body::PageSize(4096))),
+        ("reply-regs", v5(7, Body::Regs { total_ram_pages: 128_000, block: regs })),
+        (
+            "reply-error-page",
+            v5(0x1a2b_3c4d, Body::Error { info: 0, text: b"page 00012345 is bigger than max page # 00010000!\n" }),
+        ),
+        (
+            "reply-error-command",
+            v5(9, Body::Error { info: 0x4e44_0001, text: b"Got unknown command code 1313079297!\n" }),
+        ),
+        (
+            "start-v5",
+            v4(
+                0,
+                Body::Start(Start::V5 {
+                    machine: Machine::X86_64,
+                    max_version: 5,
+                    task_struct: 0xffff_8881_004a_3c80,
+                    page_offset: 0xffff_8880_0000_0000,
+                    magic: Cookie::new(0),
+                }),
+            ),
+        ),
+        ("start-v4", v4(0, Body::Start(Start::V4))),
+        ("reply-mem", v5(0x1a2b_3c4d, Body::Mem { offset: 1024, data: chunk })),
+        ("reply-reserved", v5(0x1a2b_3c4d, Body::Reserved { next: Some(Pfn(0x10_0000)) })),
+        ("reply-reserved-none", v5(0x1a2b_3c4d, Body::Reserved { next: None })),
+        ("reply-log", v4(0, Body::Log { offset: 12048, text: b"[  12.345678] eth0: link up\n" })),
+        ("reply-show-state", v5(8, Body::ShowState)),
+        ("reply-end", v5(0, Body::End)),
+        ("reply-ext", v5(9, Body::Ext { offset: 1020, total: 1024, data: b"last" })),
+        ("reply-ext-no-item", v5(9, Body::Ext { offset: 0, total: 0, data: b"" })),
+        (
+            "note-machine",
+            note(Note::Machine(MachineNote {
+                e_machine: 62,
+                page_shift: 12,
+                byte_order: ByteOrder::Little,
+                cpus_possible: 4,
+                crashing_cpu: 1,
+            })),
+        ),
+        (
+            "note-cpu",
+            note(Note::Cpu(CpuNote {
+                cpu: 1,
+                pid: 666,
+                flags,
+                task_struct: 0xffff_8881_004a_3c80,
+                regs: Some(&[0x33; 216]),
+            })),
+        ),
+        ("note-vmcoreinfo", note(Note::Vmcoreinfo(b"PAGESIZE=4096\n"))),
+        ("note-ranges", note(Note::Ranges(ranges))),
+        (
+            "note-ktext",
+            note(Note::Ktext(KtextNote {
+                vaddr: 0xffff_ffff_8100_0000,
+                paddr: PhysAddr(0x100_0000),
+                length: 0x240_0000,
+            })),
+        ),
+        ("note-layout", note(Note::Layout { page_offset: 0xffff_8880_0000_0000 })),
+        ("note-identity", note(Note::Identity(b"hostname=box\nrelease=7.3.4\n"))),
+        ("note-panic", note(Note::Panic(b"sysrq triggered crash"))),
+        ("note-overlay", note(Note::Overlay { paddr: PhysAddr(0x3c0_0d80), data: &[3, 0, 0, 0, 0, 0, 0, 0] })),
+        (
+            "volatile",
+            Volatile(VolatileRange::new(PhysRange { start: PhysAddr(0x20_0000), end: PhysAddr(0x24_0000) }, "pool")),
+        ),
+    ])
+}
+
+fn write_note(w: &mut NotesWriter<'_>, note: &Note<'_>) -> Result<()> {
+    match *note {
+        Note::Machine(ref machine) => w.machine(machine),
+        Note::Cpu(ref cpu) => w.cpu(cpu),
+        Note::Vmcoreinfo(text) => w.vmcoreinfo(text),
+        Note::Ranges(ranges) => w.ranges(&ranges.iter().collect::<Vec<_>>()),
+        Note::Ktext(ref ktext) => w.ktext(ktext),
+        Note::Layout { page_offset } => w.layout(page_offset),
+        Note::Identity(_) => w.identity(&[("hostname", b"box"), ("release", b"7.3.4")]),
+        Note::Panic(text) => w.panic_text(text),
+        Note::Overlay { paddr, data } => w.overlay(paddr, data),
+        Note::Unknown { kind, value } => w.raw(kind, value),
+    }
+}
+
+#[test]
+fn every_vector_of_the_specification_decodes_and_encodes() {
+    let vectors = vectors();
+    let chunk = [0xa5; 1024];
+    let mut regs = [0; 216];
+    regs[..8].fill(0x11);
+    regs[8..16].fill(0x22);
+    let expected = expected(&chunk, &regs, &vectors["note-ranges"]);
+    assert_eq!(vectors.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+
+    for (name, wire) in &vectors {
+        let mut buf = [0; 2048];
+        let len = match &expected[name] {
+            Message::Request(nr, command) => {
+                let request =
+                    Request { cookie: Cookie::new(0x0102_0304_0506_0708), nr: RequestId(*nr), command: *command };
+                assert_eq!(Request::parse(wire), Ok(request), "{name}");
+                request.emit(&mut buf)
+            }
+            Message::Reply(version, nr, body) => {
+                let reply = Reply { version: *version, nr: RequestId(*nr), body: *body };
+                assert_eq!(Reply::parse(wire), Ok(reply), "{name}");
+                reply.emit(&mut buf)
+            }
+            Message::Note(note) => {
+                let tlvs: Vec<_> = Tlvs::new(wire).map(|tlv| tlv.unwrap()).collect();
+                assert_eq!(tlvs.len(), 1, "{name}");
+                assert_eq!(Note::parse(&tlvs[0]), Ok(*note), "{name}");
+                let mut w = NotesWriter::new(&mut buf);
+                write_note(&mut w, note).map(|()| w.len())
+            }
+            Volatile(entry) => {
+                assert_eq!(VolatileRange::parse(wire), Ok(*entry), "{name}");
+                entry.emit(&mut buf)
+            }
+        };
+        assert_eq!(&buf[..len.unwrap()], wire.as_slice(), "{name}");
+    }
+}
