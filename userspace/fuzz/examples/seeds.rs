@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Writes the first inputs of each fuzz target to `corpus/`, made from real messages.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use netdump_core::engine::{Engine, Time, MAX_DATAGRAM};
+use netdump_core::wire::classic::{Command, ItemId, Request};
+use netdump_core::wire::frame::{Fill, MacAddr, Path as Route, UdpHeaders};
+use netdump_core::wire::{Cookie, Pfn, RequestId};
+use netdump_server::config::Settings;
+use netdump_sim::image::{Image, ImageParams};
+
+const COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
+
+fn main() -> io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let put = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), bytes)
+    };
+
+    let mut image = Image::new(ImageParams { memory: 2 << 20, log: 2000, listing: 2, ..ImageParams::default() });
+    put("notes_stay_in_bounds", "machine", image.notes())?;
+    for (name, request, replies) in conversation(&mut image) {
+        if let Some(request) = request {
+            put("wire_request_comes_back", &name, &request)?;
+        }
+        if let Some(reply) = replies.first() {
+            put("wire_reply_comes_back", &name, reply)?;
+        }
+    }
+    for (name, bytes) in frames() {
+        put("frame_yields_only_its_own_bytes", name, &bytes)?;
+    }
+    for (name, text) in [
+        ("full", "6665@10.0.0.1/eth1,6666@10.0.0.2/12:34:56:78:9a:bc"),
+        ("short", "@/,@10.0.0.2/"),
+        ("ipv6", "6666@fd00::2/enp1s0,6666@fd00::1/ff:ff:ff:ff:ff:ff\n"),
+        ("by_mac", "@/52:54:00:12:34:56,@10.0.0.2"),
+    ] {
+        put("target_string_or_error", name, text.as_bytes())?;
+    }
+    put("conf_renders_back", "defaults", Settings::default().render().as_bytes())?;
+    put("conf_renders_back", "quoted", b"# comment\n\n dumpdir = \"/var/crash\"  # tail\nsecure=0\ndaemon=true\n")?;
+    put(
+        "vmcoreinfo_is_read_or_refused",
+        "kernel",
+        b"OSRELEASE=7.3.1+deb13-amd64\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffff82a1b0c0\nOFFSET(page.flags)=0\n\
+          SIZE(page)=64\nLENGTH(mem_section)=2048\nNUMBER(phys_base)=-10485760\nNUMBER(KERNEL_IMAGE_SIZE)=1073741824\n\
+          KERNELOFFSET=1a000000\nNUMBER(VMALLOC)=0xffffc90000000000\n",
+    )?;
+
+    // Operations of the state machines, by the numbers that their targets give them.
+    put("engine_sends_only_what_was_asked", "dump", &engine_dump())?;
+    put("session_ends_and_hands_over_only_what_was_asked", "dump", &session_dump(40))?;
+    put("session_ends_and_hands_over_only_what_was_asked", "short", &session_dump(12))?;
+    put(
+        "netlog_keeps_every_byte_once",
+        "gap",
+        b"\x04\x05hello\x03\x05\x00\x04\x05world\x02\x0a\x04\x05other\x00\xff\x00\xff",
+    )?;
+    Ok(())
+}
+
+/// A dump by the book: each request with its name and its answers; START_NETDUMP has no request.
+fn conversation(image: &mut Image) -> Vec<(String, Option<Vec<u8>>, Vec<Vec<u8>>)> {
+    let mut engine = Box::new(Engine::new());
+    engine.begin(image.config(COOKIE), Time(0));
+    let mut talk = vec![("start".to_owned(), None, drain(&mut engine, image))];
+    let commands = [
+        ("ack", Command::StartAck { max_version: 5 }),
+        ("ack_again", Command::StartAck { max_version: 5 }),
+        ("hello", Command::Hello),
+        ("page_size", Command::GetPageSize),
+        ("nr_pages", Command::GetNrPages),
+        ("regs", Command::GetRegs),
+        ("notes", Command::Ext { item: ItemId::Notes, offset: 0 }),
+        ("log", Command::Ext { item: ItemId::Log, offset: 1020 }),
+        ("no_item", Command::Ext { item: ItemId::Unknown(9), offset: 0 }),
+        ("page", Command::SendMem(Pfn(9))),
+        ("hole", Command::SendMem(Pfn(0xa0))),
+        ("no_page", Command::SendMem(Pfn(0xffff_ffff))),
+        ("unknown", Command::Unknown { code: 99, from: 1, to: 2 }),
+        ("show_state", Command::ShowState),
+        ("exit", Command::Exit),
+    ];
+    for (nr, (name, command)) in (1..).zip(commands) {
+        let mut buf = [0; 24];
+        let request = Request { cookie: COOKIE, nr: RequestId(nr), command };
+        request.emit(&mut buf).expect("24 bytes are enough");
+        engine.handle(Time(0), &buf);
+        talk.push((name.to_owned(), Some(buf.to_vec()), drain(&mut engine, image)));
+    }
+    talk
+}
+
+fn drain(engine: &mut Engine, image: &mut Image) -> Vec<Vec<u8>> {
+    let mut buf = [0; MAX_DATAGRAM];
+    std::iter::from_fn(|| engine.transmit(Time(0), image, &mut buf).map(|len| buf[..len].to_vec())).collect()
+}
+
+fn frames() -> Vec<(&'static str, Vec<u8>)> {
+    let route = |local: &str, peer: &str, vlan| Route {
+        local_mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+        peer_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        local: local.parse().expect("an address"),
+        peer: peer.parse().expect("an address"),
+        local_port: 6666,
+        peer_port: 6666,
+        vlan,
+    };
+    let udp = |route: Route| {
+        let headers = route.headers_len();
+        let mut frame = vec![0x5a; headers + 24];
+        UdpHeaders::new(route).emit(&mut frame, 24, 7, Fill::Full).expect("it fits");
+        frame
+    };
+    let mut arp = vec![0xff; 6];
+    arp.extend_from_slice(&[2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1]);
+    arp.extend_from_slice(&[0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
+    let mut solicitation = vec![0x33, 0x33, 0xff, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255];
+    let address = |last: u8| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    solicitation.extend_from_slice(&address(1));
+    solicitation.extend_from_slice(&address(2));
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&address(2));
+    let sum = icmp_checksum(&address(1), &address(2), &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    solicitation.extend_from_slice(&message);
+    vec![
+        ("ipv4", udp(route("10.0.0.2", "10.0.0.1", None))),
+        ("ipv6", udp(route("fd00::2", "fd00::1", None))),
+        ("vlan", udp(route("10.0.0.2", "10.0.0.1", Some(5)))),
+        ("arp", arp),
+        ("solicitation", solicitation),
+    ]
+}
+
+fn icmp_checksum(src: &[u8; 16], dst: &[u8; 16], message: &[u8]) -> u16 {
+    let pseudo = [0, 0, 0, message.len() as u8, 0, 0, 0, 58];
+    let all = [&src[..], dst, &pseudo, message].concat();
+    let sum: u32 = all.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+fn engine_dump() -> Vec<u8> {
+    let mut ops = vec![1, 5];
+    let mut ask = |nr: u8, code: u8, from: u8, sends: usize| {
+        ops.extend_from_slice(&[66, nr, code, from, 0, 0]);
+        ops.extend(std::iter::repeat_n(5, sends));
+    };
+    ask(1, 7, 5, 1);
+    ask(2, 4, 0, 1);
+    ask(3, 5, 0, 1);
+    ask(4, 6, 0, 1);
+    ask(5, 8, 0, 1);
+    ask(6, 200, 1, 1);
+    ask(7, 1, 0, 4);
+    ask(8, 1, 2, 1);
+    ask(9, 1, 3, 1);
+    ask(10, 9, 0, 5);
+    ask(11, 99, 0, 1);
+    ask(12, 2, 0, 1);
+    ops
+}
+
+/// The obedient client: the owner grants and stores, the newest request is answered, and time passes.
+fn session_dump(rounds: usize) -> Vec<u8> {
+    let mut ops = vec![15];
+    for _ in 0..rounds {
+        ops.extend_from_slice(&[3, 5, 4, b'a', b'b', b'c', b'd', 0x1b, 0x1c, 0x0d, 0, 30]);
+        ops.extend_from_slice(&[0x13, 6, 0, 0x23, 7, 0]);
+    }
+    ops
+}
