@@ -86,6 +86,9 @@ impl Server {
             }
         }
         if !dumping {
+            if !self.logs.would_take(client, self.now, &self.settings) {
+                return self.refuse(Reason::LogDirLimit, path, "no new directory this minute");
+            }
             registered = self.may_log(client);
             if !registered && self.settings.secure {
                 return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");

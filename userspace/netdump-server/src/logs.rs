@@ -25,6 +25,7 @@ pub const MAX_STREAMS: usize = 4;
 pub const MAX_HELD: usize = 32 << 20;
 /// A burst of so many seconds' worth is taken at once: a client that loads its module sends its whole kernel log.
 const BURST_SECONDS: u64 = 8;
+const MINUTE: Duration = Duration::from_secs(60);
 /// The line that our and Red Hat's client send when they load.
 const BOOT_LINE: &[u8] = b"[...network console startup...]";
 
@@ -107,6 +108,16 @@ pub struct Context<'a> {
 }
 
 impl Logs {
+    /// Whether text of this address has somewhere to go: its source is known, or another directory may be made.
+    /// Nothing is kept for those who have nowhere, so that a flood from many addresses costs one look each.
+    pub fn would_take(&self, client: IpAddr, now: Instant, settings: &Settings) -> bool {
+        let left = match self.minute {
+            Some((since, made)) if now.saturating_duration_since(since) < MINUTE => made < settings.new_dirs_per_minute,
+            _ => settings.new_dirs_per_minute > 0,
+        };
+        left || self.sources.contains_key(&client)
+    }
+
     /// Takes one packet of an address that may log.
     pub fn packet(
         &mut self,
@@ -389,16 +400,13 @@ impl Source {
 }
 
 fn allow_dir(minute: &mut Option<(Instant, u32)>, cx: &Context<'_>) -> bool {
-    match minute {
-        Some((since, made)) if cx.now.saturating_duration_since(*since) < Duration::from_secs(60) => {
-            *made += 1;
-            *made <= cx.settings.new_dirs_per_minute
-        }
-        _ => {
-            *minute = Some((cx.now, 1));
-            cx.settings.new_dirs_per_minute > 0
-        }
-    }
+    let (since, made) = match *minute {
+        Some((since, made)) if cx.now.saturating_duration_since(since) < MINUTE => (since, made),
+        _ => (cx.now, 0),
+    };
+    let allowed = made < cx.settings.new_dirs_per_minute;
+    *minute = Some((since, made.saturating_add(u32::from(allowed))));
+    allowed
 }
 
 fn create(cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {

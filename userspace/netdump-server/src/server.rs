@@ -142,7 +142,6 @@ impl Server {
             sender: socket.sender,
             root,
         };
-        server.announce(&socket.receiver)?;
         server.load_streams();
         let result = server.serve(socket.receiver, &mut inbox).await;
         server.shut_down(&mut inbox).await;
@@ -164,6 +163,8 @@ impl Server {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        // Not before signals do what they should: whoever waits for this may send one.
+        self.announce(&receiver)?;
         let mut summary = tokio::time::interval(SUMMARY);
         summary.reset();
         let mut status_tick = tokio::time::interval(self.settings.status_interval);
