@@ -2,7 +2,7 @@
 //! The client of the kernel module against the server's session, over networks from perfect to hopeless.
 
 use netdump_core::engine::End;
-use netdump_core::wire::classic::{Command, Request};
+use netdump_core::wire::classic::{Body, Command, Reply, Request, Version};
 use netdump_core::wire::{Cookie, RequestId};
 use netdump_session::{Failure, Phase};
 use netdump_sim::image::ImageParams;
@@ -198,7 +198,7 @@ fn garbage_in_both_directions() {
             let len = rng.usize(0..bytes.len());
             if len > 13 && rng.bool() {
                 bytes[0] = 5;
-                bytes[5..9].copy_from_slice(&[0, 0, 0, rng.u8(3..13)]);
+                bytes[5..9].copy_from_slice(&[0, 0, 0, rng.u8(1..13)]);
             }
             world.inject_to_server(&bytes[..len]);
             world.inject_to_client(&bytes[..len]);
@@ -220,6 +220,30 @@ fn garbage_in_both_directions() {
     let counters = world.engine().counters();
     assert!(counters.bad_cookie >= injected, "{counters:?}");
     assert_eq!(counters.early, 0, "none of it was taken for a request");
+}
+
+/// Log packets have no number that only the client knows: anyone who can forge its address can send them.
+#[test]
+fn forged_log_text_cannot_hold_the_dump_open() {
+    for extension in [true, false] {
+        let mut params = WorldParams::default();
+        params.image.extension = extension;
+        params.image.memory = 4 * MIB;
+        let mut world = World::new(params);
+        let mut buf = [0; 64];
+        let mut offset = 1 << 20;
+        while world.end().is_none() {
+            offset += 5;
+            let body = Body::Log { offset, text: b"text\n" };
+            let len = Reply { version: Version::V4, nr: RequestId(0), body }.emit(&mut buf).unwrap();
+            world.inject_to_server(&buf[..len]);
+            let next = world.now() + 50_000_000;
+            world.run_until(next);
+        }
+        world.run_to_the_end();
+        world.assert_complete();
+        assert!(world.now() < 200 * SECOND, "{} s", world.now() / SECOND);
+    }
 }
 
 proptest! {
