@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What crash, drgn, gdb, makedumpfile and tshark say about a dump. None of them is ours."""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import truth
+
+
+class JudgeError(Exception):
+    """A judge refuses a dump, or does not see in it what must be there."""
+
+
+def call(command, seconds=240, stdin=None) -> subprocess.CompletedProcess:
+    """Runs a judge with a deadline."""
+    try:
+        return subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, errors="replace", timeout=seconds, check=False,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise JudgeError(f"{command[0]} did not end within {seconds} s") from error
+
+
+def must(condition, what: str) -> None:
+    """A demand of a test."""
+    if not condition:
+        raise JudgeError(what)
+
+
+MARK = "@@@ next"
+
+
+def crash(lab, vmcore: Path, *commands: str, seconds=240) -> list[str]:
+    """What crash prints for each of some commands (one session: it takes long to begin)."""
+    with tempfile.NamedTemporaryFile("w", suffix=".crash", dir=vmcore.parent) as script:
+        script.write("".join(f"{command}\n!echo {MARK}\n" for command in commands) + "quit\n")
+        script.flush()
+        done = call([lab["CRASH"], "-s", lab["VMLINUX"], vmcore, "-i", script.name], seconds)
+    must(done.returncode == 0, f"crash ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    parts = done.stdout.split(MARK + "\n")
+    must(len(parts) == len(commands) + 1, f"crash did not run all of {commands}:\n{done.stdout[-2000:]}")
+    # What crash warns of when it begins comes before the first answer.
+    answers = [part.strip("\n") for part in parts[: len(commands)]]
+    answers[0] = "\n".join(line for line in answers[0].splitlines() if not line.startswith("WARNING:")).strip("\n")
+    return answers
+
+
+def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_crash") -> list[str]:
+    """crash opens it, shows the panicking task's stack and every CPU's; what it printed for sys, bt and bt -a."""
+    system, task, every, tasks, log = crash(lab, vmcore, "sys", "bt", "bt -a", "ps", "log")
+    must(re.search(r"PANIC: \S", system), f"crash sees no panic:\n{system}")
+    must(re.search(rf"CPUS: {cpus}\b", system), f"crash does not see {cpus} CPUs:\n{system}")
+    must(in_stack in task, f"crash's bt has no {in_stack}:\n{task}")
+    for cpu in range(cpus):
+        must(re.search(rf"^PID: .* CPU: {cpu}\b", every, re.M), f"crash's bt -a has no CPU {cpu}:\n{every}")
+    stacks = re.split(r"^PID: ", every, flags=re.M)[1:]
+    must(all(" #1 " in stack for stack in stacks), f"crash's bt -a has an empty stack:\n{every}")
+    must("swapper/0" in tasks, f"crash's ps shows no tasks:\n{tasks}")
+    must("netdump activated" in log, "crash's log does not have the panic")
+    return [system, task, every]
+
+
+def drgn(lab, vmcore: Path, modules=()) -> dict:
+    """What drgn sees: see judge_drgn.py."""
+    return json.loads(truth.drgn(lab, vmcore, "judge_drgn.py", modules=modules))
+
+
+def check_drgn(lab, vmcore: Path, cpus: int, modules=(), in_stack: str = "sysrq_handle_crash") -> dict:
+    """The panicked thread with source lines, each CPU's stack, modules, slab caches, the log; what it saw."""
+    seen = drgn(lab, vmcore, modules)
+    frames = seen["crashed"]["frames"]
+    must(any(f["name"] == in_stack for f in frames), f"drgn's crashed thread has no {in_stack}: {frames}")
+    sourced = [f for f in frames if f["source"]]
+    must(len(sourced) >= len(frames) // 2, f"drgn has source lines for {len(sourced)} of {len(frames)} frames only")
+    must(len(seen["cpus"]) == cpus, f"drgn sees CPUs {sorted(seen['cpus'])}, not {cpus}")
+    for cpu, stack in seen["cpus"].items():
+        must(len(stack["frames"]) >= 2, f"drgn has no stack of CPU {cpu}: {stack}")
+    must("netdump" in seen["modules"], f"drgn's module list has no netdump: {seen['modules']}")
+    must(seen["slab_caches"] > 50, f"drgn sees {seen['slab_caches']} slab caches")
+    must(seen["slab_objects"] > 0, "drgn walks no slab objects")
+    must("netdump activated" in seen["dmesg"], "drgn's dmesg does not have the panic")
+    must(seen["panic"], "drgn does not find the panic message")
+    return seen
+
+
+def kernel_offset(vmcore: Path) -> int:
+    """KASLR's offset, from VMCOREINFO."""
+    with open(vmcore, "rb") as file:
+        found = re.search(rb"KERNELOFFSET=([0-9a-f]+)\n", file.read(1 << 20))
+    must(found, f"{vmcore} has no VMCOREINFO")
+    return int(found[1], 16)
+
+
+def check_gdb(lab, vmcore: Path, cpus: int) -> str:
+    """gdb sees one thread for each CPU, in kernel functions where it has their symbols; what it printed."""
+    symbols = f"add-symbol-file {lab['VMLINUX']} -o {kernel_offset(vmcore):#x}"
+    done = call(
+        [lab["GDB"], "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-ex", f"core-file {vmcore}", "-ex", symbols,
+         "-ex", "info threads", "-ex", "thread apply all -ascending bt 6"],
+    )  # fmt: skip
+    threads = re.findall(r"^[* ] +\d+ +(?:LWP|Thread|process) .*$", done.stdout, re.M)
+    must(len(threads) == cpus, f"gdb sees {len(threads)} threads, not {cpus}:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    named = [line for line in threads if re.search(r"in [a-z_]\w+ ?\(|[a-z_]\w+ \(", line)]
+    must(len(named) >= cpus - 1, f"gdb names no function of the stopped CPUs:\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def check_makedumpfile(lab, vmcore: Path) -> str:
+    """makedumpfile reads the log out of it and filters it; what it printed last."""
+    with tempfile.TemporaryDirectory(dir=vmcore.parent) as directory:
+        log, small = Path(directory) / "dmesg", Path(directory) / "small"
+        done = call([lab["MAKEDUMPFILE"], "--dump-dmesg", vmcore, log])
+        must(done.returncode == 0, f"makedumpfile --dump-dmesg failed: {done.stdout}{done.stderr}")
+        must("netdump activated" in log.read_text(errors="replace"), "makedumpfile's dmesg does not have the panic")
+        done = call([lab["MAKEDUMPFILE"], "-d", "31", "-l", vmcore, small])
+        must(done.returncode == 0, f"makedumpfile -d 31 failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+        size = small.stat().st_size
+        must(0 < size < vmcore.stat().st_size, "makedumpfile -d 31 filtered nothing")
+        return f"makedumpfile: dmesg {log.stat().st_size} bytes, -d 31 {size} bytes"
+
+
+def check_incomplete(lab, vmcore: Path, truth_file: Path, meta: dict, modules=()) -> truth.Report:
+    """What is in an incomplete vmcore is true."""
+    report = truth.compare(lab, vmcore, truth_file, meta, modules=modules, only_written=True)
+    must(not report.wrong, report.text())
+    return report

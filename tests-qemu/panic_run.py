@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One panic from beginning to end: a guest with the module, a server, the panic, the dump, the judges and ground truth."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import judges
+import truth
+from cache import REPOSITORY
+from guest import HOST_ADDRESS, Guest, Machine
+from judges import must
+from server import MAGIC1, MAGIC2, Server
+
+PANIC = "echo c >/proc/sysrq-trigger"
+
+
+def module_path(lab) -> Path:
+    """Our module for the lab's kernel."""
+    path = REPOSITORY / "build" / lab["KVER"] / "netdump.ko"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: run 'make modules' first (FLAVOUR= as in the test)")
+    return path
+
+
+def with_module(lab, machine: Machine) -> Machine:
+    """The machine with netdump.ko in its initramfs."""
+    machine.extra = {"/netdump.ko": module_path(lab), **machine.extra}
+    return machine
+
+
+def arm(guest: Guest, parameters: str = "", target: str = "", seconds: float = 60) -> str:
+    """Loads the module and waits until it says that it is armed; its status."""
+    target = target or f"@{guest.machine.address}/eth0,@{HOST_ADDRESS}/"
+    guest.run(f"insmod /netdump.ko netdump={target} magic1={MAGIC1} magic2={MAGIC2} {parameters}")
+    deadline = time.monotonic() + seconds
+    while True:
+        status = guest.run("cat /sys/module/netdump/parameters/status")
+        if status.startswith("armed"):
+            return status
+        if time.monotonic() > deadline:
+            raise guest.fail(f"the module does not arm itself: {status}")
+        time.sleep(0.2)
+
+
+class Load:
+    """Disk and network load on a guest, from both sides, until the end of the block."""
+
+    def __init__(self, guest: Guest):
+        self.guest, self.stop = guest, threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def __enter__(self):
+        g = self.guest
+        if g.machine.disk_mib:
+            count = g.machine.disk_mib
+            g.run(f"(while :; do dd if=/dev/zero of=/dev/vda bs=1M count={count}; dd if=/dev/vda of=/dev/null bs=64k; done) >/dev/null 2>&1 &")
+        g.run("(while :; do nc -l -p 9000 >/dev/null; done) >/dev/null 2>&1 &")
+        g.run(f"(while :; do dd if=/dev/zero bs=1000 count=2000 | nc -u -w 1 {HOST_ADDRESS} 9001; done) >/dev/null 2>&1 &")
+        for work in (self.udp, self.tcp, self.sink):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self.threads.append(thread)
+        time.sleep(2)
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(5)
+
+    def udp(self) -> None:
+        """Datagrams of all sizes at a port that nobody listens on, about 2000/s."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            size = 0
+            while not self.stop.wait(0.01):
+                for _ in range(20):
+                    size = (size + 97) % 1400
+                    with contextlib.suppress(OSError):
+                        out.sendto(bytes(size), (self.guest.machine.address, 9002))
+
+    def tcp(self) -> None:
+        """A stream into the guest, for as long as it takes it."""
+        while not self.stop.wait(0.2):
+            with contextlib.suppress(OSError), socket.create_connection((self.guest.machine.address, 9000), timeout=1) as out:
+                while not self.stop.is_set():
+                    out.sendall(bytes(65536))
+
+    def sink(self) -> None:
+        """Takes what the guest sends."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as take:
+            take.bind(("", 9001))
+            take.settimeout(0.2)
+            while not self.stop.is_set():
+                with contextlib.suppress(OSError):
+                    take.recv(65536)
+
+
+def judge(lab, guest: Guest, path: Path, meta: dict, iomem: str, all_judges: bool, in_stack="sysrq_handle_crash") -> list[str]:
+    """Ground truth and drgn, and the others when asked; lines for the report."""
+    vmcore, modules = path / "vmcore", [module_path(lab)]
+    must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
+    must(vmcore.exists() and not (path / "vmcore-incomplete").exists(), f"{path} has no vmcore")
+    picture = guest.directory / "truth"
+    try:
+        guest.dump_memory(picture)
+        report = truth.compare(lab, vmcore, picture, meta, iomem, modules)
+        (guest.directory / "truth.txt").write_text(report.text() + "\n")
+        must(report.good(), report.text())
+    finally:
+        if not os.environ.get("NETDUMP_KEEP"):
+            picture.unlink(missing_ok=True)
+    cpus = guest.machine.cpus
+    judges.check_drgn(lab, vmcore, cpus, modules, in_stack)
+    lines = [report.text().splitlines()[0]]
+    if all_judges:
+        judges.check_crash(lab, vmcore, cpus, in_stack)
+        judges.check_gdb(lab, vmcore, cpus)
+        lines.append(judges.check_makedumpfile(lab, vmcore))
+    dump = meta["dump"]
+    lines.append(
+        f"dump: {dump['memory_bytes'] >> 20} MiB in {dump['memory_seconds']:.1f} s ({dump['bytes_per_second'] / 1e6:.0f} MB/s), "
+        f"{dump['datagrams']['retransmissions']} requests again"
+    )
+    return lines
+
+
+def dump_seconds(machine: Machine) -> float:
+    """A deadline for a dump, far above what it takes."""
+    return 120 + machine.memory_mib / 4
+
+
+def panic_run(
+    lab, machine: Machine, directory: Path, load=False, parameters="", trigger=PANIC, all_judges=False, in_stack="sysrq_handle_crash",
+    settings=None, before_panic=None, target="",
+) -> list[str]:
+    """A whole run that must end with a complete and true dump and a restart; lines for the report."""
+    if load:
+        machine.disk_mib = machine.disk_mib or 64
+    guest = Guest(lab, with_module(lab, machine), directory)
+    server = Server(directory, [machine.address], **(settings or {}))
+    with guest, server:
+        guest.wait_ready()
+        iomem = guest.run("cat /proc/iomem")
+        arm(guest, parameters, target)
+        with Load(guest) if load else contextlib.nullcontext():
+            if before_panic:
+                before_panic(guest, server)
+            if callable(trigger):
+                trigger(guest)
+            else:
+                guest.send(trigger)
+            path, meta = server.wait_dump(dump_seconds(machine), guest=guest)
+        reason = guest.wait_held(60)
+        must(reason == "guest-reset", f"the guest stopped for '{reason}', it should have restarted")
+        lines = judge(lab, guest, path, meta, iomem, all_judges, in_stack)
+    must(server.status == 0, f"the server ended with {server.status}")
+    if not os.environ.get("NETDUMP_KEEP"):
+        (path / "vmcore").unlink(missing_ok=True)
+        (directory / "initramfs").unlink(missing_ok=True)
+    return lines
