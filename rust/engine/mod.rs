@@ -51,7 +51,7 @@ pub trait Target {
     /// Copies bytes of an item of the extension, from `offset` on: as many as `out` holds or the item has left.
     fn item(&mut self, item: ItemId, offset: u32, out: &mut [u8]) -> ItemPart;
 
-    /// Writes the next piece of the task listing to the front of `out` and returns its length; `None` at the end.
+    /// Writes the next piece of the task listing to the front of `out` and returns its length; `None` or 0 at the end.
     ///
     /// The engine walks through the listing once, whatever the number of requests for it.
     fn show_state(&mut self, out: &mut [u8]) -> Option<usize>;
@@ -429,7 +429,8 @@ impl Engine {
                 info: self.log_offset,
             };
             let text = header.emit(buf)?.get_mut(..MAX_LOG_TEXT).ok_or(Error::NoRoom)?;
-            if let Some(len) = target.show_state(text) {
+            // An empty piece would come again and again: it ends the listing too.
+            if let Some(len @ 1..) = target.show_state(text) {
                 let len = len.min(MAX_LOG_TEXT);
                 self.log_offset = self.log_offset.wrapping_add(saturate(len as u64));
                 add(&mut self.counters.log_pieces, 1);

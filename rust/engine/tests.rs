@@ -347,6 +347,14 @@ fn the_listing_goes_out_once_and_the_reply_follows_it() {
 }
 
 #[test]
+fn an_empty_piece_ends_the_listing() {
+    let mut bench = Bench::serving();
+    bench.memory.listing.insert(1, b"");
+    bench.request(Command::ShowState);
+    assert_eq!(bench.drain().len(), 2, "one piece and the reply");
+}
+
+#[test]
 fn items_come_in_pieces() {
     let mut bench = Bench::serving();
     let whole = bench.ask(Command::Ext { item: ItemId::Notes, offset: 0 });
