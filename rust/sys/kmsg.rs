@@ -32,15 +32,13 @@ pub fn newest(buffer: &mut [u8]) -> usize {
     let mut len = 0usize;
     // SAFETY: As in `next_line`.
     let any = unsafe {
-        bindings::kmsg_dump_get_buffer(
-            &raw mut iter,
-            false,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            &raw mut len,
-        )
+        bindings::kmsg_dump_get_buffer(&raw mut iter, false, buffer.as_mut_ptr().cast(), buffer.len(), &raw mut len)
     };
-    if any { len.min(buffer.len()) } else { 0 }
+    if any {
+        len.min(buffer.len())
+    } else {
+        0
+    }
 }
 
 fn rewound() -> bindings::kmsg_dump_iter {

@@ -91,7 +91,11 @@ impl MemoryMap {
                 }
             }
         };
-        if left == 0 { Ok(()) } else { Err(Unreadable) }
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(Unreadable)
+        }
     }
 }
 
@@ -196,11 +200,7 @@ pub struct Layout {
 pub fn layout() -> Layout {
     // SAFETY: Constants after boot.
     let (page_offset, phys_base, map_start) = unsafe {
-        (
-            bindings::page_offset_base as u64,
-            bindings::phys_base as u64,
-            bindings::nd_kernel_map_start() as u64,
-        )
+        (bindings::page_offset_base as u64, bindings::phys_base as u64, bindings::nd_kernel_map_start() as u64)
     };
     let image = image().map(|range| (range.start.wrapping_sub(phys_base).wrapping_add(map_start), range));
     Layout { page_offset, image: image.map(|(vaddr, range)| (vaddr, range.start, range.end - range.start)) }

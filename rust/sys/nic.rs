@@ -327,7 +327,8 @@ unsafe fn handler_in_progress(dev: *mut bindings::net_device) -> bool {
             if data.is_null() || !bindings::nd_irq_in_progress(data) {
                 continue;
             }
-            let desc: *mut bindings::irq_desc = data.byte_sub(core::mem::offset_of!(bindings::irq_desc, irq_data)).cast();
+            let desc: *mut bindings::irq_desc =
+                data.byte_sub(core::mem::offset_of!(bindings::irq_desc, irq_data)).cast();
             let mut action = (*desc).action;
             while !action.is_null() {
                 let id = (*action).__bindgen_anon_1.dev_id as usize;

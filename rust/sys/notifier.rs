@@ -7,8 +7,8 @@ use super::regs::Regs;
 use super::system;
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void, CStr};
-use kernel::ffi::c_ulong;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use kernel::ffi::c_ulong;
 use kernel::prelude::*;
 
 /// After all ordinary notifiers, before Hyper-V (INT_MIN + 1) and Xen (INT_MIN) take their devices away.
@@ -20,8 +20,15 @@ struct Block(UnsafeCell<bindings::notifier_block>);
 unsafe impl Sync for Block {}
 
 impl Block {
-    const fn new(call: unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int, priority: c_int) -> Self {
-        Self(UnsafeCell::new(bindings::notifier_block { notifier_call: Some(call), next: core::ptr::null_mut(), priority }))
+    const fn new(
+        call: unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int,
+        priority: c_int,
+    ) -> Self {
+        Self(UnsafeCell::new(bindings::notifier_block {
+            notifier_call: Some(call),
+            next: core::ptr::null_mut(),
+            priority,
+        }))
     }
 }
 

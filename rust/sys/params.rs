@@ -79,7 +79,11 @@ impl Write for Page {
         // SAFETY: `start` is a page, of which `len` bytes are used and `room` are left.
         unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), self.start.add(self.len), len) };
         self.len += len;
-        if len < text.len() { Err(fmt::Error) } else { Ok(()) }
+        if len < text.len() {
+            Err(fmt::Error)
+        } else {
+            Ok(())
+        }
     }
 }
 

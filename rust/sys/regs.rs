@@ -38,9 +38,33 @@ impl Regs {
         // SAFETY: Every variant of these unions is a plain integer of the same bits.
         let (cs, ss) = unsafe { (r.__bindgen_anon_1.cs as u64, r.__bindgen_anon_2.ss as u64) };
         let words: [u64; 27] = [
-            r.r15 as _, r.r14 as _, r.r13 as _, r.r12 as _, r.bp as _, r.bx as _, r.r11 as _, r.r10 as _, r.r9 as _,
-            r.r8 as _, r.ax as _, r.cx as _, r.dx as _, r.si as _, r.di as _, r.orig_ax as _, r.ip as _, cs,
-            r.flags as _, r.sp as _, ss, bases.fs, bases.gs, 0, 0, 0, 0,
+            r.r15 as _,
+            r.r14 as _,
+            r.r13 as _,
+            r.r12 as _,
+            r.bp as _,
+            r.bx as _,
+            r.r11 as _,
+            r.r10 as _,
+            r.r9 as _,
+            r.r8 as _,
+            r.ax as _,
+            r.cx as _,
+            r.dx as _,
+            r.si as _,
+            r.di as _,
+            r.orig_ax as _,
+            r.ip as _,
+            cs,
+            r.flags as _,
+            r.sp as _,
+            ss,
+            bases.fs,
+            bases.gs,
+            0,
+            0,
+            0,
+            0,
         ];
         let mut bytes = [0; GREGSET_LEN];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {

@@ -325,7 +325,11 @@ impl Receiver {
                 (*dev).num_rx_queues as usize * size_of::<bindings::netdev_rx_queue>(),
                 "netdev",
             );
-            changed.object((&raw const bindings::net_hotdata).cast(), size_of::<bindings::net_hotdata>(), "net_hotdata");
+            changed.object(
+                (&raw const bindings::net_hotdata).cast(),
+                size_of::<bindings::net_hotdata>(),
+                "net_hotdata",
+            );
             changed.object(bindings::nd_softnet().cast(), size_of::<bindings::softnet_data>(), "softnet_data");
             changed.object(bindings::nd_net_ptype_all(dev).cast(), size_of::<bindings::list_head>(), "net");
         }
@@ -440,7 +444,9 @@ impl Received {
             let mac_len = ((*skb).data as usize).wrapping_sub(bindings::nd_skb_mac_header(skb) as usize);
             let total = mac_len.saturating_add((*skb).len as usize);
             let len = total.min(buffer.len());
-            if mac_len > 64 || bindings::skb_copy_bits(skb, -(mac_len as c_int), buffer.as_mut_ptr().cast(), len as c_int) != 0 {
+            if mac_len > 64
+                || bindings::skb_copy_bits(skb, -(mac_len as c_int), buffer.as_mut_ptr().cast(), len as c_int) != 0
+            {
                 return 0;
             }
             len

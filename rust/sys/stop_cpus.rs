@@ -180,9 +180,8 @@ fn before_stop() {
 
 fn park_others() {
     let this = system::cpu();
-    let others = || slots().iter().enumerate().filter(|(cpu, slot)| {
-        *cpu as u32 != this && slot.online.load(Ordering::Relaxed)
-    });
+    let others =
+        || slots().iter().enumerate().filter(|(cpu, slot)| *cpu as u32 != this && slot.online.load(Ordering::Relaxed));
     for (cpu, slot) in others() {
         slot.state.store(ASKED, Ordering::Release);
         // SAFETY: The request is in a slot that lives on; it is used once (`DONE`). Callable with interrupts off.
