@@ -6,6 +6,7 @@
 //! - [`world`]: client and server over such a network in virtual time.
 //! - [`image`]: a crashed machine with computed memory.
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
+//! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
 pub mod crowd;
@@ -14,4 +15,5 @@ pub mod image;
 pub mod link;
 pub mod relay;
 pub mod units;
+pub mod verify;
 pub mod world;

@@ -2,17 +2,18 @@
 //! `netdump-sim`: machines that crash without being there, and peers that mean harm.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use netdump_core::wire::classic::DEFAULT_PORT;
 use netdump_core::wire::Cookie;
 use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::hostile::{self, FloodKind, FloodParams, ProbeParams};
-use netdump_sim::image::ImageParams;
-use netdump_sim::units;
+use netdump_sim::image::{Image, ImageParams};
+use netdump_sim::{units, verify};
 
 /// Clients and enemies of a netdump server, on real sockets. Each command ends by printing its report as JSON.
 #[derive(Parser, Debug)]
@@ -34,6 +35,9 @@ enum Mode {
     /// Requests to a client with a wrong cookie, or from a wrong address.
     /// The exit status is 0 if none was answered.
     Probe(Probe),
+    /// Compares a vmcore with the memory of the machine that `crash` made up.
+    /// The exit status is 0 if all of it is there and true.
+    Verify(Verify),
 }
 
 #[derive(Args, Debug)]
@@ -145,6 +149,21 @@ struct Probe {
     seed: u64,
 }
 
+#[derive(Args, Debug)]
+struct Verify {
+    /// The dump.
+    vmcore: PathBuf,
+    /// Memory of the machine.
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "64M")]
+    memory: u64,
+    /// One page in so many cannot be read; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    poisoned_every: u64,
+    /// Seed of the machine: that of `crash`, and one more for each machine behind the first.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 fn cookie(text: &str) -> Result<Cookie, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16).map(Cookie::new).map_err(|e| format!("{text}: {e}"))
@@ -163,6 +182,7 @@ fn main() -> Result<ExitCode> {
             (serde_json::to_string_pretty(&report)?, true)
         }
         Mode::Probe(args) => probe(&args)?,
+        Mode::Verify(args) => verify(&args)?,
     };
     println!("{report}");
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -214,4 +234,15 @@ fn probe(args: &Probe) -> Result<(String, bool)> {
         seed: args.seed,
     })?;
     Ok((serde_json::to_string_pretty(&report)?, report.answers == 0))
+}
+
+fn verify(args: &Verify) -> Result<(String, bool)> {
+    let image = Image::new(ImageParams {
+        memory: args.memory,
+        poisoned_every: args.poisoned_every,
+        seed: args.seed,
+        ..ImageParams::default()
+    });
+    let report = verify::vmcore(&args.vmcore, &image).with_context(|| args.vmcore.display().to_string())?;
+    Ok((serde_json::to_string_pretty(&report)?, report.is_true()))
 }
