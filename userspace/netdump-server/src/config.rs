@@ -98,7 +98,7 @@ impl Default for Settings {
             skip_zero: true,
             compress: String::new(),
             rcvbuf: 32 << 20,
-            max_outstanding_pages: 256,
+            max_outstanding_pages: 192,
             write_buffer: 64 << 20,
             client_timeout: Duration::from_secs(60),
             log_allow: AllowList::default(),

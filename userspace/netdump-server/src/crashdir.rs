@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{openat, renameat, OFlag};
 use nix::sys::stat::{fstat, fstatat, mkdirat, FileStat, Mode};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{fsync, geteuid};
+use nix::unistd::{fsync, geteuid, unlinkat, UnlinkatFlags};
 
 /// Name of a vmcore while it is being written.
 pub const INCOMPLETE: &str = "vmcore-incomplete";
@@ -128,8 +128,9 @@ impl CrashDir {
         Ok(ClientDir { fd, name: name.to_owned(), path: self.path.join(name) })
     }
 
-    /// Reads a small file that lies beside the clients' directories; `None` where there is none.
-    pub fn read_state(&self, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    /// Takes a small file that lies beside the clients' directories; `None` where there is none. It is removed,
+    /// because it tells of one moment only.
+    pub fn take_state(&self, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = match openat(self.fd.as_fd(), name, flags, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(None),
@@ -137,6 +138,7 @@ impl CrashDir {
         };
         let mut bytes = Vec::new();
         File::from(file).take(limit).read_to_end(&mut bytes)?;
+        unlinkat(self.fd.as_fd(), name, UnlinkatFlags::NoRemoveDir)?;
         Ok(Some(bytes))
     }
 

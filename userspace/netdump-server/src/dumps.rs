@@ -177,6 +177,7 @@ impl Server {
             Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         let dir = self.logs.begin_dump(&mut cx, client, dump.registered);
         dump.dir = Some(dir);
+        self.store.hold(dir);
         self.store.open(dir);
         self.events.dumps_started += 1;
         self.write_meta(dump);
@@ -214,7 +215,17 @@ impl Server {
                 let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
                 self.events.note(self.now, Reason::StorageFailed, nobody, &error);
                 self.logs.dir_failed(dir);
-                self.with_dir(dir, |server, dump| server.storage_failed(dump, &format!("directory: {error}")));
+                self.with_dir(dir, |server, dump| {
+                    // A dump whose file is open goes on: only the name of its directory has gone.
+                    if dump.client_dir.is_none() {
+                        server.storage_failed(dump, &format!("directory: {error}"));
+                    }
+                });
+            }
+            StoreEvent::NotWritten(dir, error, bytes) => {
+                let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+                self.events.note(self.now, Reason::StorageFailed, nobody, format_args!("log or meta.json: {error}"));
+                self.logs.not_written(dir, bytes);
             }
             StoreEvent::Opened(dir, Ok(client_dir)) => self.with_dir(dir, |server, dump| {
                 let path = client_dir.path().to_owned();
@@ -386,6 +397,9 @@ impl Server {
             return self.admit_next();
         }
         self.write_meta(&dump);
+        if let Some(dir) = dump.dir {
+            self.store.forget(dir);
+        }
         let meta = dump.meta(self.drops);
         if let Some(facts) = &meta.dump {
             let directory = dump.client_dir.as_ref().map_or("", |dir| dir.name());

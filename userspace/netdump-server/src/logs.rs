@@ -208,6 +208,15 @@ impl Logs {
         }
     }
 
+    /// So many bytes of log could not be written to the directory.
+    pub fn not_written(&mut self, dir: DirId, bytes: u64) {
+        for source in self.sources.values_mut().filter(|source| source.dir == Some(dir)) {
+            source.lost += bytes;
+            source.unmarked += bytes;
+            source.written = source.written.saturating_sub(bytes);
+        }
+    }
+
     /// Gives up packets that have been waited for long enough.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
         for client in std::mem::take(&mut self.waiting) {

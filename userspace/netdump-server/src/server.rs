@@ -36,7 +36,7 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
 /// Where the places of log streams are kept while the server is down.
-const STREAMS_FILE: &str = "netlog.json";
+const STREAMS_FILE: &str = ".netlog-streams.json";
 /// No such file is larger: 4096 sources with 4 streams of 200 bytes.
 const STREAMS_FILE_MAX: u64 = 4 << 20;
 
@@ -284,7 +284,10 @@ impl Server {
     }
 
     fn reload(&mut self) {
-        notify(&[sd_notify::NotifyState::Reloading]);
+        match sd_notify::NotifyState::monotonic_usec_now() {
+            Ok(at) => notify(&[sd_notify::NotifyState::Reloading, at]),
+            Err(error) => tracing::debug!("no monotonic clock: {error}"),
+        }
         match self.invocation.settings() {
             Ok(new) => {
                 let mut merged = self.settings.clone();
@@ -373,7 +376,7 @@ impl Server {
     }
 
     fn load_streams(&mut self) {
-        let loaded = self.root.read_state(STREAMS_FILE, STREAMS_FILE_MAX).and_then(|bytes| {
+        let loaded = self.root.take_state(STREAMS_FILE, STREAMS_FILE_MAX).and_then(|bytes| {
             let Some(bytes) = bytes else { return Ok(Vec::new()) };
             serde_json::from_slice::<Vec<(SocketAddr, u32, String)>>(&bytes).map_err(io::Error::from)
         });

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
@@ -33,8 +34,10 @@ pub struct DirId(u64);
 pub enum StoreEvent {
     /// The directory exists and has this name.
     Created(DirId, String),
-    /// The directory could not be made, or its log not be written; nothing more can be stored there.
+    /// The directory could not be made, or is gone; nothing more can be stored there.
     Failed(DirId, io::Error),
+    /// Something could not be written there, such as so many bytes of log; the directory stays in use.
+    NotWritten(DirId, io::Error, u64),
     /// The answer to [`Store::open`].
     Opened(DirId, io::Result<ClientDir>),
     /// The answer to [`Store::measure`]: bytes free.
@@ -48,6 +51,7 @@ enum Job {
     Meta(DirId, Box<Meta>),
     Open(DirId),
     Measure(DirId),
+    Hold(DirId),
     Forget(DirId),
     Streams(&'static str, Vec<(String, u32, DirId)>),
 }
@@ -120,7 +124,12 @@ impl Store {
         self.submit(Job::Measure(dir));
     }
 
-    /// Nothing more will be written there.
+    /// One more user of the directory, who will [`forget`](Self::forget) it.
+    pub fn hold(&self, dir: DirId) {
+        self.submit(Job::Hold(dir));
+    }
+
+    /// One of its users will write nothing more there.
     pub fn forget(&self, dir: DirId) {
         self.submit(Job::Forget(dir));
     }
@@ -169,6 +178,7 @@ struct Entry {
     name: String,
     open: Option<(ClientDir, File)>,
     used: u64,
+    users: u32,
     log_bytes: u64,
 }
 
@@ -180,29 +190,30 @@ impl Worker {
                     Ok(dir) => {
                         let name = dir.name().to_owned();
                         tracing::info!(%client, dir = name, "new directory");
-                        self.dirs.insert(id, Entry { name: name.clone(), open: None, used: 0, log_bytes: 0 });
+                        self.dirs.insert(id, Entry::new(name.clone(), 0));
                         (self.report)(StoreEvent::Created(id, name));
                     }
                     Err(error) => (self.report)(StoreEvent::Failed(id, error)),
                 },
                 Job::Resume(id, name) => match self.root.reopen(&name).and_then(|dir| dir.open_log()?.metadata()) {
                     Ok(log) => {
-                        self.dirs.insert(id, Entry { name, open: None, used: 0, log_bytes: log.len() });
+                        self.dirs.insert(id, Entry::new(name, log.len()));
                     }
                     Err(error) => (self.report)(StoreEvent::Failed(id, error)),
                 },
                 Job::Log(id, text) => {
                     self.queued.fetch_sub(text.len(), Ordering::Relaxed);
-                    self.attempt(id, |entry, _| {
-                        entry.log(&text)?;
-                        entry.log_bytes += text.len() as u64;
+                    let bytes = text.len() as u64;
+                    self.attempt(id, bytes, |entry, log, _| {
+                        log.write_all(&text)?;
+                        entry.log_bytes += bytes;
                         Ok(())
                     });
                 }
-                Job::Meta(id, mut meta) => self.attempt(id, |entry, root| {
+                Job::Meta(id, mut meta) => self.attempt(id, 0, |entry, _, dir| {
                     meta.directory = entry.name.clone();
                     meta.log_bytes = entry.log_bytes;
-                    entry.dir(root)?.write_meta(&meta.to_json())
+                    dir.write_meta(&meta.to_json())
                 }),
                 Job::Open(id) => {
                     let dir = match self.dirs.get(&id) {
@@ -212,8 +223,23 @@ impl Worker {
                     (self.report)(StoreEvent::Opened(id, dir));
                 }
                 Job::Measure(id) => (self.report)(StoreEvent::Free(id, self.root.free_bytes())),
-                Job::Forget(id) => drop(self.dirs.remove(&id)),
+                Job::Hold(id) => {
+                    if let Some(entry) = self.dirs.get_mut(&id) {
+                        entry.users += 1;
+                    }
+                }
+                Job::Forget(id) => {
+                    if let Some(entry) = self.dirs.get_mut(&id) {
+                        entry.users -= 1;
+                        if entry.users == 0 {
+                            self.dirs.remove(&id);
+                        }
+                    }
+                }
                 Job::Streams(file, streams) => {
+                    if streams.is_empty() {
+                        continue;
+                    }
                     let named: Vec<(&str, u32, &str)> = streams
                         .iter()
                         .filter_map(|(peer, next, dir)| Some((&peer[..], *next, &self.dirs.get(dir)?.name[..])))
@@ -229,17 +255,31 @@ impl Worker {
         }
     }
 
-    /// Does something in a directory; the first failure ends the directory's use.
-    fn attempt(&mut self, id: DirId, act: impl FnOnce(&mut Entry, &CrashDir) -> io::Result<()>) {
+    /// Does something in a directory. One that is gone is reported and forgotten; a full disk may have room later.
+    fn attempt(
+        &mut self,
+        id: DirId,
+        bytes: u64,
+        act: impl FnOnce(&mut Entry, &mut File, &ClientDir) -> io::Result<()>,
+    ) {
         self.clock += 1;
         let Some(entry) = self.dirs.get_mut(&id) else { return };
         entry.used = self.clock;
         let opened = entry.open.is_none();
-        let result = entry.dir(&self.root).map(drop).and_then(|()| act(entry, &self.root));
-        if let Err(error) = result {
-            self.dirs.remove(&id);
-            (self.report)(StoreEvent::Failed(id, error));
-        } else if opened && self.dirs.values().filter(|entry| entry.open.is_some()).count() > MAX_OPEN {
+        match entry.take_open(&self.root) {
+            Err(error) => {
+                self.dirs.remove(&id);
+                return (self.report)(StoreEvent::Failed(id, error));
+            }
+            Ok((dir, mut log)) => {
+                let result = act(entry, &mut log, &dir);
+                entry.open = Some((dir, log));
+                if let Err(error) = result {
+                    (self.report)(StoreEvent::NotWritten(id, error, bytes));
+                }
+            }
+        }
+        if opened && self.dirs.values().filter(|entry| entry.open.is_some()).count() > MAX_OPEN {
             let oldest = self.dirs.values_mut().filter(|entry| entry.open.is_some()).min_by_key(|entry| entry.used);
             if let Some(entry) = oldest {
                 entry.open = None;
@@ -249,24 +289,20 @@ impl Worker {
 }
 
 impl Entry {
-    /// The directory, opened again if its turn had come to be closed.
-    fn dir(&mut self, root: &CrashDir) -> io::Result<&ClientDir> {
-        if self.open.is_none() {
-            let dir = root.reopen(&self.name)?;
-            let log = dir.open_log()?;
-            self.open = Some((dir, log));
-        }
-        match &self.open {
-            Some((dir, _)) => Ok(dir),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+    fn new(name: String, log_bytes: u64) -> Entry {
+        Entry { name, open: None, used: 0, users: 1, log_bytes }
     }
 
-    fn log(&mut self, text: &[u8]) -> io::Result<()> {
-        match &mut self.open {
-            Some((_, log)) => log.write_all(text),
-            None => Err(io::ErrorKind::NotFound.into()),
+    /// The directory and its log, opened again if its turn had come to be closed or somebody has removed them.
+    fn take_open(&mut self, root: &CrashDir) -> io::Result<(ClientDir, File)> {
+        if let Some((dir, log)) = self.open.take() {
+            if log.metadata().is_ok_and(|meta| meta.nlink() > 0) {
+                return Ok((dir, log));
+            }
         }
+        let dir = root.reopen(&self.name)?;
+        let log = dir.open_log()?;
+        Ok((dir, log))
     }
 }
 
@@ -306,7 +342,10 @@ mod tests {
         let mut store = Store::start(CrashDir::open(root.path()).unwrap(), tx).unwrap();
         let id = store.create("10.0.0.1".parse().unwrap(), Timestamp::UNIX_EPOCH);
         let Some(StoreEvent::Created(_, name)) = rx.blocking_recv() else { panic!() };
-        std::fs::remove_dir(root.path().join(name)).unwrap();
+        assert!(store.log(id, b"w".to_vec()));
+        store.measure(id);
+        assert!(matches!(rx.blocking_recv(), Some(StoreEvent::Free(..))));
+        std::fs::remove_dir_all(root.path().join(name)).unwrap();
         assert!(store.log(id, b"x".to_vec()));
         assert!(store.log(id, b"y".to_vec()));
         store.finish();

@@ -284,3 +284,21 @@ fn a_client_that_goes_silent_is_given_up() {
     assert_eq!(server.crash(2, 1, &image(4)).served, 1);
     assert_eq!(server.dirs(host(server.block, 2)).len(), 2);
 }
+
+#[test]
+fn a_machine_that_crashes_anew_in_its_dump_is_dumped_anew() {
+    let server = Server::with(&["--secure", "0", "--max_outstanding_pages", "2"]);
+    let mut params = server.crowd(2, 1, &image(256));
+    params.total_timeout = nanos(Duration::from_millis(500));
+    assert_eq!(crowd::run(&params).unwrap().machines[0].end, "TotalTimeout");
+    // Same address, same port, another crash: long before the first would have been given up.
+    assert_eq!(server.crash(2, 1, &image(4)).served, 1);
+    server.wait_for("dump complete");
+    let dirs = server.dirs(host(server.block, 2));
+    assert_eq!(dirs.len(), 2);
+    let metas: Vec<_> = dirs.iter().map(|dir| ended_meta(dir)).collect();
+    let first = usize::from(metas[0]["complete"] == true);
+    assert_eq!(metas[first]["dump"]["failure"], "the client started another dump");
+    Core::open(&dirs[first].join("vmcore-incomplete")).count_true(&Image::new(image(256)));
+    Core::open(&dirs[1 - first].join("vmcore")).assert_true(&Image::new(image(4)));
+}

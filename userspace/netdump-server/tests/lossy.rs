@@ -3,7 +3,8 @@
 
 mod rig;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use netdump_sim::crowd;
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::link::{Link, LinkParams, LinkStats};
-use rig::{ended_meta, host, Core, Server};
+use rig::{ended_meta, host, Core, Server, Setup};
 
 /// Passes datagrams between one client and the server, through a bad link each way. The server sees the relay's
 /// address instead of the client's.
@@ -56,29 +57,65 @@ fn relay(
 
 fn dump_through(params: LinkParams) {
     let server = Server::with(&["--secure", "0"]);
-    let (client, near, far) = (host(server.block, 2), host(server.block, 3), host(server.block, 4));
+    let far = host(server.block, 4).into();
+    let to = server.addr().into();
+    let (up, down) = dump_from(&server, far, to, params);
+    assert!(up.lost > 0 && down.lost > 0 && up.duplicated > 0 && down.reordered > 0);
+}
+
+/// A dump by way of a relay, which the server sees at `far`.
+fn dump_from(server: &Server, far: IpAddr, to: SocketAddr, params: LinkParams) -> (LinkStats, LinkStats) {
+    let (client, near) = (host(server.block, 2), host(server.block, 3));
+    let lossy = params.loss > 0.0;
     let image = ImageParams { memory: 16 << 20, ..ImageParams::default() };
     let mut crowd = server.crowd(2, 1, &image);
     crowd.server.set_ip(near);
     let listen = UdpSocket::bind((near, 6666)).unwrap();
-    let onward = UdpSocket::bind((far, 6666)).unwrap();
+    let onward = UdpSocket::bind((far, 0)).unwrap();
+    let far_port = onward.local_addr().unwrap().port();
     let stop = Arc::new(AtomicBool::new(false));
     let link = {
-        let (stop, server) = (stop.clone(), server.addr().into());
+        let stop = stop.clone();
         let client = SocketAddr::from((client, 6666));
-        std::thread::spawn(move || relay(listen, onward, client, server, params, stop))
+        std::thread::spawn(move || relay(listen, onward, client, to, params, stop))
     };
     let report = crowd::run(&crowd).unwrap();
-    server.wait_for("dump complete");
+    server.wait_for(&format!("dump complete client={}", SocketAddr::new(far, far_port)));
     stop.store(true, Ordering::Relaxed);
     let (up, down) = link.join().unwrap();
     assert_eq!(report.served, 1);
-    let dir = server.dir(far);
+    let dir = only_dir(server, far);
     Core::open(&dir.join("vmcore")).assert_true(&Image::new(image));
     let meta = ended_meta(&dir);
-    assert!(meta["complete"] == true && meta["dump"]["datagrams"]["retransmissions"].as_u64() > Some(0), "{meta}");
+    assert_eq!(meta["complete"], true);
+    assert_eq!(meta["client"], far.to_string());
+    if lossy {
+        assert!(meta["dump"]["datagrams"]["retransmissions"].as_u64() > Some(0), "{meta}");
+    }
     println!("up {up:?}\ndown {down:?}\n{}", meta["dump"]["datagrams"]);
-    assert!(up.lost > 0 && down.lost > 0 && up.duplicated > 0 && down.reordered > 0);
+    (up, down)
+}
+
+fn only_dir(server: &Server, client: IpAddr) -> PathBuf {
+    let prefix = format!("{}-2", client.to_string().replace(':', "-"));
+    let all = std::fs::read_dir(&server.root).unwrap().map(|entry| entry.unwrap());
+    let mut found = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    let dir = found.next().unwrap().path();
+    assert!(found.next().is_none());
+    dir
+}
+
+#[test]
+fn ipv6_and_ipv4_on_one_socket() {
+    let mut setup = Setup::new(&["--secure", "0"]);
+    // A port that is free for both families; the server takes all addresses.
+    let port = UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    setup.everywhere = Some(port);
+    let server = setup.start();
+    let six = IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]);
+    dump_from(&server, six, SocketAddr::new(six, port), LinkParams::default());
+    let (far, four) = (host(server.block, 5), host(server.block, 1));
+    dump_from(&server, far.into(), SocketAddr::new(four.into(), port), LinkParams::default());
 }
 
 #[test]

@@ -115,8 +115,25 @@ fn a_restart_of_the_server_is_no_boot_of_the_client() {
     wait_for_log(&server, client, "before\n");
     assert_eq!(server.stop(Signal::SIGTERM).code(), Some(0));
     console.offset += 7; // said while nobody listened
+    assert!(setup.root().join(".netlog-streams.json").exists());
     let server = setup.start();
+    assert!(!setup.root().join(".netlog-streams.json").exists(), "it tells of one moment only");
     console.say("after\n");
     wait_for_log(&server, client, "before\n[netdump: 7 bytes lost]\nafter\n");
     assert_eq!(server.dirs(client).len(), 1);
+}
+
+#[test]
+fn a_log_that_somebody_removed_begins_anew() {
+    let server = Server::with(&["--secure", "0"]);
+    let client = host(server.block, 2);
+    let mut console = Console::new(client, 6664, server.addr());
+    console.say("before\n");
+    wait_for_log(&server, client, "before\n");
+    std::fs::remove_dir_all(server.dir(client)).unwrap();
+    // The first packet finds out; what comes after it has a directory again.
+    console.say("lost\n");
+    server.wait_for("storage_failed");
+    console.say("after\n");
+    wait_for_log(&server, client, "after\n");
 }

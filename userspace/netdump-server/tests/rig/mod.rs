@@ -58,6 +58,8 @@ pub struct Setup {
     pub block: Ipv4Addr,
     pub scratch: tempfile::TempDir,
     pub args: Vec<String>,
+    /// Listen on this port of every address, instead of the block's own.
+    pub everywhere: Option<u16>,
     /// A command that runs the server, such as `unshare`.
     pub wrapper: Vec<String>,
 }
@@ -67,7 +69,7 @@ impl Setup {
         let scratch = tempfile::tempdir().unwrap();
         std::fs::write(scratch.path().join("conf"), "").unwrap();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Setup { block: block(), scratch, args, wrapper: vec![] }
+        Setup { block: block(), scratch, args, everywhere: None, wrapper: vec![] }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -101,9 +103,12 @@ impl Setup {
         };
         command
             .args(["--config".as_ref(), self.scratch.path().join("conf").as_os_str()])
-            .args(["--addr", &host(self.block, 1).to_string(), "--port", "6666", "--verbose", "2"])
+            .args(["--verbose", "2", "--port", &self.everywhere.unwrap_or(6666).to_string()])
             .args(["--dumpdir".as_ref(), self.root().as_os_str()])
             .args(&self.args);
+        if self.everywhere.is_none() {
+            command.args(["--addr", &host(self.block, 1).to_string()]);
+        }
         command
     }
 
