@@ -145,7 +145,7 @@ impl Server {
                 tracing::info!(client = %dump.path.peer, place = place + 1, "waiting for a slot");
             }
             Decision::LogOnly => {
-                let detail = format_args!(
+                let detail = format!(
                     "dumps_per_hour={} reached: only the log is taken, then the client is rebooted",
                     self.settings.dumps_per_hour
                 );
