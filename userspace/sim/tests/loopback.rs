@@ -2,7 +2,7 @@
 //! The relay and the hostile peers on real sockets of the loopback.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
@@ -12,15 +12,10 @@ use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::hostile::{self, ProbeParams};
 use netdump_sim::image::ImageParams;
 use netdump_sim::link::LinkParams;
-use netdump_sim::relay::{ceiling, Endpoint, EndpointName, Relay, RelayStats};
+use netdump_sim::relay::{ceiling, Endpoint, Relay, RelayStats};
 use nix::sys::signal::{SigSet, Signal};
 
 const COOKIE: Cookie = Cookie::new(0x1122_3344_5566_7788);
-
-/// A free port of 127.0.0.1, as far as one can know.
-fn free_port() -> SocketAddr {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
 
 /// Frames that go into a relay. The smallest socket buffer that Linux gives by default holds them all, so that none
 /// is lost on a busy machine but by the relay.
@@ -28,10 +23,11 @@ const FRAMES: u32 = 150;
 
 /// Sends numbered frames into a relay and returns the numbers that came out, and what the relay counted.
 fn relayed(params: LinkParams) -> (Vec<u32>, RelayStats) {
-    let (source, sink) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-    let (at_a, at_b) = (free_port(), free_port());
-    let open = |local, remote| Endpoint::open(&EndpointName::Udp { local, remote }).unwrap();
-    let (a, b) = (open(at_a, source.local_addr().unwrap()), open(at_b, sink.local_addr().unwrap()));
+    let bound = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (source, sink, a, b) = (bound(), bound(), bound(), bound());
+    let at_a = a.local_addr().unwrap();
+    let a = Endpoint::from_socket(a, source.local_addr().unwrap()).unwrap();
+    let b = Endpoint::from_socket(b, sink.local_addr().unwrap()).unwrap();
     let sender = thread::spawn(move || {
         source.connect(at_a).unwrap();
         for n in 0..FRAMES {

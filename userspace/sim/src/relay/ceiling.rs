@@ -2,7 +2,7 @@
 //! How many frames the relay itself can carry here, so that a test knows whether it measures the network or the relay.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
-use super::{Endpoint, EndpointName, Relay, RelayStats, BATCH, MAX_FRAME};
+use super::{Endpoint, Relay, RelayStats, BATCH, MAX_FRAME};
 use crate::link::LinkParams;
 
 /// What [`measure`] found.
@@ -34,14 +34,10 @@ pub struct Ceiling {
 /// Relays frames of `frame` bytes from A to B between sockets on the loopback for `time`, as fast as they come.
 pub fn measure(a_to_b: LinkParams, b_to_a: LinkParams, frame: usize, time: Duration) -> io::Result<Ceiling> {
     let loopback = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-    let (source, sink) = (loopback()?, loopback()?);
-    // The relay binds ports of its own, which nobody else can take while these sockets hold them.
-    let (hold_a, hold_b) = (loopback()?, loopback()?);
-    let (at_a, at_b) = (hold_a.local_addr()?, hold_b.local_addr()?);
-    drop((hold_a, hold_b));
-    let open = |local: SocketAddr, remote: SocketAddr| Endpoint::open(&EndpointName::Udp { local, remote });
-    let relay_a = open(at_a, source.local_addr()?)?;
-    let relay_b = open(at_b, sink.local_addr()?)?;
+    let (source, sink, a, b) = (loopback()?, loopback()?, loopback()?, loopback()?);
+    let (at_a, at_b) = (a.local_addr()?, b.local_addr()?);
+    let relay_a = Endpoint::from_socket(a, source.local_addr()?)?;
+    let relay_b = Endpoint::from_socket(b, sink.local_addr()?)?;
 
     let stop = SigSet::from(Signal::SIGUSR1);
     stop.thread_block()?;
