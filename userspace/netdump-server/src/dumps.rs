@@ -86,6 +86,9 @@ impl Server {
                 if phase == Phase::Memory {
                     dump.memory.0 = Some(self.now);
                 }
+                if dump.outcome.is_none() {
+                    self.write_meta(dump);
+                }
                 if self.settings.verbose >= 2 {
                     tracing::info!(client = %dump.path.peer, phase = phase.name(), "phase");
                 } else {
