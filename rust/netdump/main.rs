@@ -8,8 +8,9 @@
 
 #![allow(unreachable_pub)]
 
+// User space uses more of the two shared parts than the module does.
 #[path = "../engine/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod engine;
 #[path = "../sys/mod.rs"]
 mod sys;

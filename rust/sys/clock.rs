@@ -3,6 +3,7 @@
 //! A clock that still runs when nothing else does.
 
 use super::bindings;
+use kernel::ffi::c_ulong;
 
 /// Nanoseconds since the clock was made. Panic path.
 ///
@@ -37,10 +38,10 @@ fn raw() -> u64 {
 
 /// Waits, spinning. Panic path. Calibrated delay loop, no timer.
 pub fn spin_us(usecs: u32) {
-    // SAFETY: Spins only. Split so that each call is within what udelay() takes.
     for _ in 0..usecs / 1000 {
+        // SAFETY: Spins only, no longer than udelay() takes in one call.
         unsafe { bindings::nd_udelay(1000) }
     }
     // SAFETY: As above.
-    unsafe { bindings::nd_udelay((usecs % 1000) as _) }
+    unsafe { bindings::nd_udelay((usecs % 1000) as c_ulong) }
 }

@@ -4,7 +4,8 @@
 
 use super::bindings;
 use super::volatile::{PhysRange, PAGE_SIZE};
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_uint, c_void, CStr};
+use kernel::ffi::c_ulong;
 use kernel::prelude::*;
 
 /// A page cannot be read: poisoned, not backed, or not mapped.
@@ -31,9 +32,9 @@ const MAX_RANGES: usize = 4096;
 impl MemoryMap {
     /// Reads the kernel's resource tree. Process context.
     pub fn read() -> Result<Self> {
-        let mut ranges = walk(bindings::IORES_DESC_NONE as _, bindings::IORESOURCE_SYSTEM_RAM as usize)?;
+        let mut ranges = walk(bindings::IORES_DESC_NONE as c_ulong, bindings::IORESOURCE_SYSTEM_RAM as c_ulong)?;
         // Memory set aside for a crash kernel is no part of this one, and may be write-protected.
-        for hole in walk(bindings::IORES_DESC_CRASH_KERNEL as _, bindings::IORESOURCE_MEM as usize)? {
+        for hole in walk(bindings::IORES_DESC_CRASH_KERNEL as c_ulong, bindings::IORESOURCE_MEM as c_ulong)? {
             subtract(&mut ranges, hole)?;
         }
         if ranges.is_empty() || ranges.len() > MAX_RANGES {
@@ -82,16 +83,16 @@ impl MemoryMap {
         let paddr = pfn * PAGE_SIZE + offset as u64;
         // SAFETY: The destination is a live slice. The source is an address of the direct map; both functions
         // survive its not being mapped, and read nothing else.
-        let left = unsafe {
-            let from = bindings::nd_phys_to_virt(paddr as _);
+        let complete = unsafe {
+            let from = bindings::nd_phys_to_virt(paddr);
             match self.copy {
-                Copy::NoFault => bindings::copy_from_kernel_nofault(out.as_mut_ptr().cast(), from, out.len()) as u64,
+                Copy::NoFault => bindings::copy_from_kernel_nofault(out.as_mut_ptr().cast(), from, out.len()) == 0,
                 Copy::MachineCheckSafe => {
-                    bindings::copy_mc_to_kernel(out.as_mut_ptr().cast(), from, out.len() as _) as u64
+                    bindings::copy_mc_to_kernel(out.as_mut_ptr().cast(), from, out.len() as c_uint) == 0
                 }
             }
         };
-        if left == 0 {
+        if complete {
             Ok(())
         } else {
             Err(Unreadable)
@@ -114,7 +115,7 @@ fn choose_copy() -> Copy {
 /// Panic path.
 fn readable(pfn: u64) -> bool {
     // SAFETY: Looks the frame's section up without locks; null for holes, offline memory and device memory.
-    let page = unsafe { bindings::pfn_to_online_page(pfn as _) };
+    let page = unsafe { bindings::pfn_to_online_page(pfn as c_ulong) };
     if page.is_null() {
         return false;
     }
@@ -124,13 +125,12 @@ fn readable(pfn: u64) -> bool {
     }
 }
 
-fn walk(desc: usize, flags: usize) -> Result<KVec<PhysRange>> {
+fn walk(desc: c_ulong, flags: c_ulong) -> Result<KVec<PhysRange>> {
     let mut ranges: KVec<PhysRange> = KVec::new();
-    let flags = flags | bindings::IORESOURCE_BUSY as usize;
+    let flags = flags | bindings::IORESOURCE_BUSY as c_ulong;
     // SAFETY: `collect` gets the vector back, which lives longer than the call.
-    let error = unsafe {
-        bindings::walk_iomem_res_desc(desc as _, flags as _, 0, u64::MAX as _, (&raw mut ranges).cast(), Some(collect))
-    };
+    let error =
+        unsafe { bindings::walk_iomem_res_desc(desc, flags, 0, u64::MAX, (&raw mut ranges).cast(), Some(collect)) };
     match error {
         0 => Ok(ranges),
         // What the walk says when nothing matched.
@@ -139,11 +139,17 @@ fn walk(desc: usize, flags: usize) -> Result<KVec<PhysRange>> {
     }
 }
 
+/// Adds one resource to the list.
+///
+/// # Safety
+///
+/// For `walk_iomem_res_desc()` alone: `resource` is valid for the call, and `arg` is the `KVec<PhysRange>` of [`walk`],
+/// which nobody else uses meanwhile.
 unsafe extern "C" fn collect(resource: *mut bindings::resource, arg: *mut c_void) -> c_int {
-    // SAFETY: `walk` passes its vector; the resource is valid for the call.
+    // SAFETY: By this function's contract.
     let (ranges, resource) = unsafe { (&mut *arg.cast::<KVec<PhysRange>>(), &*resource) };
-    let start = (resource.start as u64).next_multiple_of(PAGE_SIZE);
-    let end = (resource.end as u64 + 1) & !(PAGE_SIZE - 1);
+    let start = resource.start.next_multiple_of(PAGE_SIZE);
+    let end = (resource.end + 1) & !(PAGE_SIZE - 1);
     if start >= end {
         return 0;
     }
@@ -213,7 +219,7 @@ fn image() -> Option<PhysRange> {
     // System RAM may come and go by hotplug, below which there is no kernel image: siblings are followed only as
     // far as the range that has one.
     unsafe {
-        let mut range = (*(&raw const bindings::iomem_resource)).child;
+        let mut range = bindings::iomem_resource.child;
         for _ in 0..MAX_RANGES {
             if range.is_null() || found.is_some() {
                 break;
@@ -221,8 +227,8 @@ fn image() -> Option<PhysRange> {
             let mut part = (*range).child;
             while !part.is_null() {
                 let name = (*part).name;
-                if !name.is_null() && core::ffi::CStr::from_ptr(name.cast()).to_bytes().starts_with(b"Kernel ") {
-                    let (start, end) = ((*part).start as u64, (*part).end as u64 + 1);
+                if !name.is_null() && CStr::from_char_ptr(name).to_bytes().starts_with(b"Kernel ") {
+                    let (start, end) = ((*part).start, (*part).end + 1);
                     let so_far = found.unwrap_or(PhysRange { start, end });
                     found = Some(PhysRange { start: so_far.start.min(start), end: so_far.end.max(end) });
                 }

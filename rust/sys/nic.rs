@@ -9,6 +9,7 @@ use super::tx::Sender;
 use super::volatile::Changed;
 use core::ffi::CStr;
 use core::net::IpAddr;
+use kernel::ffi::c_ushort;
 use kernel::prelude::*;
 
 /// Drivers that cannot be polled in a panic: tried, they stall (their interrupt handler does what NAPI should).
@@ -66,8 +67,8 @@ pub fn find(what: Find<'_>) -> Result<i32, NotUsable> {
         bindings::rtnl_lock();
         let net = &raw mut bindings::init_net;
         let dev = match what {
-            Find::Name(name) => bindings::__dev_get_by_name(net, name.as_ptr().cast()),
-            Find::Mac(mac) => bindings::dev_getbyhwaddr(net, bindings::ARPHRD_ETHER as _, mac.as_ptr().cast()),
+            Find::Name(name) => bindings::__dev_get_by_name(net, name.as_char_ptr()),
+            Find::Mac(mac) => bindings::dev_getbyhwaddr(net, bindings::ARPHRD_ETHER as c_ushort, mac.as_ptr()),
         };
         let index = if dev.is_null() { Err(NotUsable::Missing) } else { Ok((*dev).ifindex) };
         bindings::rtnl_unlock();
@@ -84,14 +85,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// # Safety
+    ///
+    /// The caller holds RTNL, and `dev` is a registered Ethernet device.
     unsafe fn read(dev: *mut bindings::net_device) -> Self {
         let mut identity = Self { name: [0; 16], mac: [0; 6] };
-        // SAFETY: The caller holds the device or RTNL.
+        // SAFETY: Under RTNL neither name nor address changes; an Ethernet address is as long as `mac`.
         unsafe {
-            for (to, from) in identity.name.iter_mut().zip((*(&raw const (*dev).name)).iter()) {
-                *to = *from as u8;
+            for (to, from) in identity.name.iter_mut().zip(&(*dev).name) {
+                *to = *from;
             }
-            core::ptr::copy_nonoverlapping((*dev).dev_addr.cast::<u8>(), identity.mac.as_mut_ptr(), identity.mac.len());
+            core::ptr::copy_nonoverlapping((*dev).dev_addr, identity.mac.as_mut_ptr(), identity.mac.len());
         }
         identity
     }
@@ -119,7 +123,7 @@ pub fn neighbour(ifindex: i32, addr: IpAddr) -> Result<[u8; 6], NoRoute> {
     unsafe {
         bindings::rtnl_lock();
         let dev = bindings::__dev_get_by_index(&raw mut bindings::init_net, ifindex);
-        let result = if dev.is_null() { Err(NoRoute::NoRoute) } else { route::neighbour(addr, dev) };
+        let result = if dev.is_null() { Err(NoRoute::Unreachable) } else { route::neighbour(addr, dev) };
         bindings::rtnl_unlock();
         result
     }
@@ -146,7 +150,7 @@ impl Nic {
     pub fn arm(ifindex: i32, frame_len: usize) -> Result<Self, NotUsable> {
         let mut netpoll: KBox<bindings::netpoll> =
             KBox::new(bindings::netpoll::default(), GFP_KERNEL).map_err(|_| NotUsable::NoMemory)?;
-        netpoll.name = c"netdump".as_ptr().cast();
+        netpoll.name = c"netdump".as_char_ptr();
         // SAFETY: Under RTNL; the device is held before RTNL is given up.
         let dev = unsafe {
             bindings::rtnl_lock();
@@ -258,12 +262,19 @@ impl Drop for Nic {
     }
 }
 
+/// # Safety
+///
+/// The caller holds RTNL or `dev`.
 unsafe fn registered(dev: *mut bindings::net_device) -> bool {
-    // SAFETY: The caller holds the device.
-    unsafe { (*dev).reg_state as u32 == bindings::netdev_reg_state_NETREG_REGISTERED }
+    // SAFETY: By this function's contract.
+    unsafe { u32::from((*dev).reg_state) == bindings::netdev_reg_state_NETREG_REGISTERED }
 }
 
-/// Under RTNL: the device, if a dump can go through it.
+/// The device, if a dump can go through it.
+///
+/// # Safety
+///
+/// The caller holds RTNL; the device lives as long as that.
 unsafe fn usable(ifindex: i32) -> Result<*mut bindings::net_device, NotUsable> {
     // SAFETY: RTNL keeps the device.
     unsafe {
@@ -290,7 +301,11 @@ unsafe fn usable(ifindex: i32) -> Result<*mut bindings::net_device, NotUsable> {
     }
 }
 
-/// Under RTNL. On success the device is held through `netpoll`.
+/// Registers the device with netpoll; it is then held through `netpoll`.
+///
+/// # Safety
+///
+/// The caller holds RTNL, and `netpoll` stays where it is until `netpoll_cleanup()`.
 unsafe fn set_up(netpoll: &mut bindings::netpoll, ifindex: i32) -> Result<*mut bindings::net_device, NotUsable> {
     // SAFETY: RTNL keeps the device; the tracker lives in the box that `netpoll` stands in.
     unsafe {
@@ -306,16 +321,23 @@ unsafe fn set_up(netpoll: &mut bindings::netpoll, ifindex: i32) -> Result<*mut b
     }
 }
 
+/// # Safety
+///
+/// The caller holds RTNL for as long as it uses the name, and `dev` is registered.
 unsafe fn driver<'a>(dev: *mut bindings::net_device) -> Option<&'a CStr> {
     // SAFETY: Under RTNL a registered device keeps its parent, and a bound parent its driver.
     unsafe {
         let driver = (*dev).dev.parent.as_ref()?.driver.as_ref()?;
-        (!driver.name.is_null()).then(|| CStr::from_ptr(driver.name.cast()))
+        (!driver.name.is_null()).then(|| CStr::from_char_ptr(driver.name))
     }
 }
 
 /// Whether an interrupt handler of the device has begun and not ended: on this CPU, because the panic happened in
 /// it, or on one that was stopped by NMI. Panic path.
+///
+/// # Safety
+///
+/// `dev` is held, and the other CPUs are stopped.
 unsafe fn handler_in_progress(dev: *mut bindings::net_device) -> bool {
     const MAX_IRQS: u32 = 2048;
     // SAFETY: The descriptors are looked up without locks; the actions of a held device stay registered.

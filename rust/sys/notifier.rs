@@ -89,17 +89,23 @@ impl Drop for Notifiers {
 
 const NOTIFY_DONE: c_int = 0;
 
+/// # Safety
+///
+/// For the panic notifier chain alone: `message` is vpanic()'s static buffer, a terminated string.
 unsafe extern "C" fn on_panic(_: *mut bindings::notifier_block, _: c_ulong, message: *mut c_void) -> c_int {
     let call = PANIC_CALL.load(Ordering::Acquire);
     if !call.is_null() {
         // SAFETY: Stored from a `fn(&CStr)`.
         let call: fn(&CStr) = unsafe { core::mem::transmute(call) };
-        // SAFETY: vpanic() passes its static buffer, which it has terminated.
-        call(unsafe { CStr::from_ptr(message.cast()) });
+        // SAFETY: By this function's contract; `call` does not keep it.
+        call(unsafe { CStr::from_char_ptr(message.cast()) });
     }
     NOTIFY_DONE
 }
 
+/// # Safety
+///
+/// For notifier chains alone; the arguments are not looked at.
 unsafe extern "C" fn on_change(_: *mut bindings::notifier_block, _: c_ulong, _: *mut c_void) -> c_int {
     let call = CHANGE_CALL.load(Ordering::Acquire);
     if !call.is_null() {
@@ -131,11 +137,14 @@ static OOPS: Oops = Oops {
     total: AtomicU32::new(0),
 };
 
+/// # Safety
+///
+/// For the die notifier chain alone: `args` is the `die_args` of the event, whose registers are valid for the call.
 unsafe extern "C" fn on_die(_: *mut bindings::notifier_block, event: c_ulong, args: *mut c_void) -> c_int {
     if event as u32 == bindings::die_val_DIE_OOPS {
         OOPS.total.fetch_add(1, Ordering::Relaxed);
         OOPS.cpu.store(0, Ordering::Release);
-        // SAFETY: die() passes its arguments with the registers of the fault; see `Oops` for who writes when.
+        // SAFETY: By this function's contract; see `Oops` for who writes when.
         unsafe { *OOPS.regs.get() = Regs::copy((*args.cast::<bindings::die_args>()).regs) };
         OOPS.task.store(system::current_task().0, Ordering::Relaxed);
         OOPS.cpu.store(system::cpu() + 1, Ordering::Release);

@@ -30,9 +30,11 @@ pub struct Parameters {
 pub fn get() -> Option<Parameters> {
     // SAFETY: Written only by the module loader, before init; never changed since.
     unsafe {
+        let netdump = &raw const bindings::nd_param_netdump;
+        let reboot = &raw const bindings::nd_param_reboot;
         Some(Parameters {
-            netdump: text(&*(&raw const bindings::nd_param_netdump))?,
-            reboot: text(&*(&raw const bindings::nd_param_reboot))?,
+            netdump: text(&*netdump)?,
+            reboot: text(&*reboot)?,
             cookie: u64::from(bindings::nd_param_magic1) | u64::from(bindings::nd_param_magic2) << 32,
             handshake_timeout: bindings::nd_param_handshake_timeout,
             idle_timeout: bindings::nd_param_idle_timeout,

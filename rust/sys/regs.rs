@@ -3,6 +3,7 @@
 //! Registers, in the order of an ELF core's `elf_gregset`.
 
 use super::bindings;
+use kernel::ffi::c_ulong;
 
 /// Bytes of `elf_gregset_t` on x86_64: 27 words.
 pub const GREGSET_LEN: usize = 27 * 8;
@@ -36,35 +37,11 @@ impl Regs {
     pub fn gregset(&self, bases: SegmentBases) -> [u8; GREGSET_LEN] {
         let r = &self.0;
         // SAFETY: Every variant of these unions is a plain integer of the same bits.
-        let (cs, ss) = unsafe { (r.__bindgen_anon_1.cs as u64, r.__bindgen_anon_2.ss as u64) };
-        let words: [u64; 27] = [
-            r.r15 as _,
-            r.r14 as _,
-            r.r13 as _,
-            r.r12 as _,
-            r.bp as _,
-            r.bx as _,
-            r.r11 as _,
-            r.r10 as _,
-            r.r9 as _,
-            r.r8 as _,
-            r.ax as _,
-            r.cx as _,
-            r.dx as _,
-            r.si as _,
-            r.di as _,
-            r.orig_ax as _,
-            r.ip as _,
-            cs,
-            r.flags as _,
-            r.sp as _,
-            ss,
-            bases.fs,
-            bases.gs,
-            0,
-            0,
-            0,
-            0,
+        let (cs, ss) = unsafe { (c_ulong::from(r.__bindgen_anon_1.cs), c_ulong::from(r.__bindgen_anon_2.ss)) };
+        let SegmentBases { fs, gs } = bases;
+        let words: [c_ulong; 27] = [
+            r.r15, r.r14, r.r13, r.r12, r.bp, r.bx, r.r11, r.r10, r.r9, r.r8, r.ax, r.cx, r.dx, r.si, r.di, r.orig_ax,
+            r.ip, cs, r.flags, r.sp, ss, fs, gs, 0, 0, 0, 0,
         ];
         let mut bytes = [0; GREGSET_LEN];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -77,14 +54,14 @@ impl Regs {
 /// The bases of the fs and gs segments of one CPU.
 #[derive(Clone, Copy, Default)]
 pub struct SegmentBases {
-    fs: u64,
-    gs: u64,
+    fs: c_ulong,
+    gs: c_ulong,
 }
 
 impl SegmentBases {
     /// Those of this CPU. Panic path.
     pub fn read() -> Self {
         // SAFETY: Reads two registers that every x86_64 CPU has.
-        unsafe { Self { fs: bindings::nd_fs_base() as u64, gs: bindings::nd_gs_base() as u64 } }
+        unsafe { Self { fs: bindings::nd_fs_base(), gs: bindings::nd_gs_base() } }
     }
 }

@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRoute {
     /// The routing table has no entry.
-    NoRoute,
+    Unreachable,
     /// No address of ours fits.
     NoSource,
     /// The neighbour's Ethernet address is not known (yet): the kernel has been asked to find out.
@@ -21,7 +21,7 @@ pub enum NoRoute {
 impl core::fmt::Display for NoRoute {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            Self::NoRoute => "no route to the server",
+            Self::Unreachable => "no route to the server",
             Self::NoSource => "no source address for the server",
             Self::Unresolved => "the next hop's MAC address is not resolved yet",
             Self::NoMemory => "out of memory",
@@ -56,7 +56,7 @@ fn be(addr: Ipv4Addr) -> u32 {
 
 fn is_err<T>(ptr: *const T) -> bool {
     const MAX_ERRNO: usize = 4095;
-    (ptr as usize) >= usize::MAX - MAX_ERRNO + 1
+    (ptr as usize) > usize::MAX - MAX_ERRNO
 }
 
 fn lookup4(server: Ipv4Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
@@ -71,7 +71,7 @@ fn lookup4(server: Ipv4Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Rou
     unsafe {
         let rt = bindings::ip_route_output_flow(&raw mut bindings::init_net, &raw mut flow, core::ptr::null());
         if is_err(rt) {
-            return Err(NoRoute::NoRoute);
+            return Err(NoRoute::Unreachable);
         }
         let dst = &raw mut (*rt).dst;
         let ifindex = (*dst_dev(dst)).ifindex;
@@ -112,7 +112,7 @@ fn lookup6(server: Ipv6Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Rou
             if !is_err(dst) {
                 bindings::dst_release(dst);
             }
-            return Err(NoRoute::NoRoute);
+            return Err(NoRoute::Unreachable);
         }
         let ifindex = (*dst_dev(dst)).ifindex;
         let next_hop = *bindings::nd_rt6_nexthop(dst.cast(), &raw const flow.daddr);
@@ -129,8 +129,11 @@ fn lookup6(server: Ipv6Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Rou
     }
 }
 
+/// # Safety
+///
+/// The caller holds the route.
 unsafe fn dst_dev(dst: *mut bindings::dst_entry) -> *mut bindings::net_device {
-    // SAFETY: The caller holds the route.
+    // SAFETY: By this function's contract; every variant of the union is the same pointer.
     unsafe { (*dst).__bindgen_anon_1.dev }
 }
 

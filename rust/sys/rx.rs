@@ -14,7 +14,7 @@
 
 use super::bindings;
 use super::volatile::Changed;
-use core::ffi::c_int;
+use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use kernel::prelude::*;
@@ -68,8 +68,8 @@ pub struct Receiver {
 struct Saved {
     features: bindings::netdev_features_t,
     batch: c_int,
-    rx_handler: *mut c_void_fn,
-    rx_handler_data: *mut core::ffi::c_void,
+    rx_handler: bindings::rx_handler_func_t,
+    rx_handler_data: *mut c_void,
     xdp_prog: *mut bindings::bpf_prog,
     tcx_ingress: *mut bindings::bpf_mprog_entry,
     nf_hooks_ingress: *mut bindings::nf_hook_entries,
@@ -77,9 +77,6 @@ struct Saved {
     ptype_all: [bindings::list_head; 2],
     rps: KVec<(*mut bindings::rps_map, bindings::rps_tag_ptr)>,
 }
-
-#[allow(non_camel_case_types)]
-type c_void_fn = core::ffi::c_void;
 
 /// Frames that have been caught and not yet looked at: a ring.
 struct FrameQueue {
@@ -108,11 +105,9 @@ fn poll_owner(napi: *mut bindings::napi_struct) -> &'static AtomicI32 {
 impl Receiver {
     /// Makes room for what will be needed. Process context; `dev` is held by the caller for the receiver's life.
     pub(super) fn new(dev: *mut bindings::net_device) -> Result<Self> {
-        // SAFETY: All zeroes is an empty ring.
-        let queue = KBox::new_uninit(GFP_KERNEL)?;
-        // SAFETY: As above.
+        let mut queue = KBox::<FrameQueue>::new_uninit(GFP_KERNEL)?;
+        // SAFETY: The memory is ours, and all zeroes is an empty ring.
         let queue = unsafe {
-            let mut queue: KBox<core::mem::MaybeUninit<FrameQueue>> = queue;
             queue.as_mut_ptr().write_bytes(0, 1);
             queue.assume_init()
         };
@@ -123,7 +118,7 @@ impl Receiver {
             saved: Some(Saved {
                 features: 0,
                 batch: 0,
-                rx_handler: null_mut(),
+                rx_handler: None,
                 rx_handler_data: null_mut(),
                 xdp_prog: null_mut(),
                 tcx_ingress: null_mut(),
@@ -208,8 +203,8 @@ impl Receiver {
             batch.write_volatile(c_int::MAX);
 
             saved.rx_handler_data = (*dev).rx_handler_data;
-            saved.rx_handler = core::mem::transmute::<_, *mut c_void_fn>((*dev).rx_handler);
-            (*dev).rx_handler = core::mem::transmute(catch as *mut c_void_fn);
+            saved.rx_handler = (*dev).rx_handler;
+            (*dev).rx_handler = Some(catch);
             saved.xdp_prog = core::mem::replace(&mut (*dev).xdp_prog, null_mut());
             saved.tcx_ingress = core::mem::replace(&mut (*dev).tcx_ingress, null_mut());
             saved.nf_hooks_ingress = core::mem::replace(&mut (*dev).nf_hooks_ingress, null_mut());
@@ -221,7 +216,7 @@ impl Receiver {
                 (*list).next = list;
                 (*list).prev = list;
             }
-            for index in 0..((*dev).num_rx_queues).min(MAX_RX_QUEUES as _) {
+            for index in 0..((*dev).num_rx_queues).min(MAX_RX_QUEUES as c_uint) {
                 let queue = bindings::nd_rxq(dev, index);
                 let steering = ((*queue).rps_map, (*queue).rps_flow_table);
                 if saved.rps.push_within_capacity(steering).is_ok() {
@@ -290,7 +285,7 @@ impl Receiver {
             (*dev).features = saved.features;
             (&raw mut bindings::net_hotdata.gro_normal_batch).write_volatile(saved.batch);
             (*dev).rx_handler_data = saved.rx_handler_data;
-            (*dev).rx_handler = core::mem::transmute(saved.rx_handler);
+            (*dev).rx_handler = saved.rx_handler;
             (*dev).xdp_prog = saved.xdp_prog;
             (*dev).tcx_ingress = saved.tcx_ingress;
             (*dev).nf_hooks_ingress = saved.nf_hooks_ingress;
@@ -300,7 +295,7 @@ impl Receiver {
                 *list = saved;
             }
             for (index, (map, table)) in saved.rps.iter().enumerate() {
-                let queue = bindings::nd_rxq(dev, index as _);
+                let queue = bindings::nd_rxq(dev, index as c_uint);
                 (*queue).rps_map = *map;
                 (*queue).rps_flow_table = *table;
             }
@@ -393,11 +388,15 @@ fn poll_one(napi: *mut bindings::napi_struct, queue: &mut FrameQueue) -> bool {
 }
 
 /// The second net: an `rx_handler`.
+///
+/// # Safety
+///
+/// For the network stack alone: `skb` points to a received buffer, which becomes ours unless we pass it on.
 unsafe extern "C" fn catch(skb: *mut *mut bindings::sk_buff) -> bindings::rx_handler_result_t {
     // SAFETY: Set in `spread_nets` to a queue that lives until `give_back`; only this CPU runs.
     match unsafe { QUEUE.load(Ordering::Acquire).as_mut() } {
         Some(queue) => {
-            // SAFETY: The stack passes a pointer to the buffer, which becomes ours.
+            // SAFETY: By this function's contract.
             queue.push(unsafe { *skb });
             bindings::rx_handler_result_RX_HANDLER_CONSUMED
         }
@@ -468,7 +467,7 @@ impl Received {
             changed.object(skb.cast(), size_of::<bindings::sk_buff>(), "skb");
             let len = (*skb).end as usize + bindings::nd_skb_shared_info_len() as usize;
             changed.object((*skb).head.cast(), len, "rxbuf");
-            for index in 0..bindings::nd_skb_frags(skb).min(bindings::MAX_SKB_FRAGS as _) {
+            for index in 0..bindings::nd_skb_frags(skb).min(bindings::MAX_SKB_FRAGS) {
                 let page = bindings::nd_skb_frag_page(skb, index);
                 changed.page(bindings::nd_page_to_phys(page) as u64, "rxbuf");
                 changed.object(page.cast(), size_of::<bindings::page>(), "struct page");

@@ -5,8 +5,8 @@
 //! `smp_ops` is where the architecture says how CPUs are stopped (`arch/x86/kernel/smp.c`). The stop leaves no
 //! registers behind and shuts the local APIC down, so both have to be had before. Each other CPU is interrupted and
 //! parked: it saves the registers of what it was doing and spins, with interrupts on, until the real stop arrives.
-//! So whatever it held with interrupts off has been released. A CPU that does not come within 200 ms (a hypervisor may keep it waiting) is spinning with
-//! interrupts off; it is taken by NMI instead and spins in there.
+//! So whatever it held with interrupts off has been released. A CPU that does not come within 200 ms (a hypervisor may
+//! keep it waiting) is spinning with interrupts off; it is taken by NMI instead and spins in there.
 
 use super::bindings;
 use super::regs::{Regs, SegmentBases, GREGSET_LEN};
@@ -57,6 +57,10 @@ static DONE: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static CRASH_STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
+/// `smp_ops.stop_other_cpus` and `smp_ops.crash_stop_other_cpus`, which [`STOP`] and [`CRASH_STOP`] hold as pointers.
+type StopFn = Option<unsafe extern "C" fn(c_int)>;
+type CrashStopFn = Option<unsafe extern "C" fn()>;
+
 struct NmiAction(UnsafeCell<core::mem::MaybeUninit<bindings::nmiaction>>);
 // SAFETY: Written once before it is registered, then the kernel's.
 unsafe impl Sync for NmiAction {}
@@ -90,7 +94,7 @@ impl Interposed {
         unsafe {
             let action = (*NMI.0.get()).as_mut_ptr();
             (&raw mut (*action).handler).write(Some(on_nmi));
-            (&raw mut (*action).name).write(NMI_NAME.as_ptr().cast());
+            (&raw mut (*action).name).write(NMI_NAME.as_char_ptr());
             let list = &raw mut (*action).list;
             (*list).next = list;
             (*list).prev = list;
@@ -102,8 +106,8 @@ impl Interposed {
             let ops = &raw mut bindings::smp_ops;
             let stop = &raw mut (*ops).stop_other_cpus;
             let crash_stop = &raw mut (*ops).crash_stop_other_cpus;
-            STOP.store(core::mem::transmute(stop.read()), Ordering::Release);
-            CRASH_STOP.store(core::mem::transmute(crash_stop.read()), Ordering::Release);
+            STOP.store(core::mem::transmute::<StopFn, *mut ()>(stop.read()), Ordering::Release);
+            CRASH_STOP.store(core::mem::transmute::<CrashStopFn, *mut ()>(crash_stop.read()), Ordering::Release);
             stop.write_volatile(Some(stop_other_cpus));
             if crash_stop.read().is_some() {
                 crash_stop.write_volatile(Some(crash_stop_other_cpus));
@@ -115,19 +119,20 @@ impl Interposed {
 
 impl Drop for Interposed {
     fn drop(&mut self) {
-        // SAFETY: Puts back what `install` found, unless somebody interposed on top of us: then their pointer stays
-        // and still leads here, which is why that is checked, and the module stays loaded for them to find.
+        // SAFETY: Puts back what `install` found. A pointer that is not ours is left alone; the kernel itself sets
+        // these two at boot only, so that nobody is expected to have interposed on top of us.
         unsafe {
             let ops = &raw mut bindings::smp_ops;
             let stop = &raw mut (*ops).stop_other_cpus;
             if stop.read().is_some_and(|f| f as usize == stop_other_cpus as usize) {
-                stop.write_volatile(core::mem::transmute(STOP.load(Ordering::Acquire)));
+                stop.write_volatile(core::mem::transmute::<*mut (), StopFn>(STOP.load(Ordering::Acquire)));
             }
             let crash_stop = &raw mut (*ops).crash_stop_other_cpus;
             if crash_stop.read().is_some_and(|f| f as usize == crash_stop_other_cpus as usize) {
-                crash_stop.write_volatile(core::mem::transmute(CRASH_STOP.load(Ordering::Acquire)));
+                crash_stop
+                    .write_volatile(core::mem::transmute::<*mut (), CrashStopFn>(CRASH_STOP.load(Ordering::Acquire)));
             }
-            bindings::unregister_nmi_handler(bindings::NMI_LOCAL as c_uint, NMI_NAME.as_ptr().cast());
+            bindings::unregister_nmi_handler(bindings::NMI_LOCAL as c_uint, NMI_NAME.as_char_ptr());
             // A CPU that is just inside one of the two has interrupts off.
             bindings::synchronize_rcu();
             drop(KBox::from_raw(SLOTS.swap(core::ptr::null_mut(), Ordering::AcqRel)));
@@ -135,21 +140,27 @@ impl Drop for Interposed {
     }
 }
 
+/// # Safety
+///
+/// For `smp_send_stop()` and the kernel's own `stop_other_cpus()` alone, which call it through `smp_ops`.
 unsafe extern "C" fn stop_other_cpus(wait: c_int) {
     before_stop();
     let stop = STOP.load(Ordering::Acquire);
     // SAFETY: What `install` found there.
-    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), Option<unsafe extern "C" fn(c_int)>>(stop) } {
+    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), StopFn>(stop) } {
         // SAFETY: Called as the kernel would have.
         unsafe { stop(wait) };
     }
 }
 
+/// # Safety
+///
+/// For `crash_smp_send_stop()` alone, which calls it through `smp_ops`.
 unsafe extern "C" fn crash_stop_other_cpus() {
     before_stop();
     let stop = CRASH_STOP.load(Ordering::Acquire);
     // SAFETY: What `install` found there.
-    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), Option<unsafe extern "C" fn()>>(stop) } {
+    if let Some(stop) = unsafe { core::mem::transmute::<*mut (), CrashStopFn>(stop) } {
         // SAFETY: Called as the kernel would have.
         unsafe { stop() };
     }
@@ -193,8 +204,7 @@ fn park_others() {
         }
     }
     wait_for(PARK_LIMIT_US, || others().all(|(_, slot)| taken(slot)));
-    for (cpu, slot) in others().filter(|(_, slot)| slot.state.load(Ordering::Acquire) == ASKED) {
-        let _ = slot;
+    for (cpu, _) in others().filter(|(_, slot)| slot.state.load(Ordering::Acquire) == ASKED) {
         // SAFETY: Sends an interrupt; our handler is registered.
         unsafe { bindings::nd_send_nmi(cpu as c_uint) };
     }
@@ -231,8 +241,12 @@ fn store(slot: &Slot, regs: Option<Regs>, state: u32) {
 
 /// Runs on each other CPU as an inter-processor call, in hard interrupt context. Never returns: what it interrupted
 /// must stay as the registers say until the stop.
+///
+/// # Safety
+///
+/// For the call that `park_others` sends alone: `info` is this CPU's [`Slot`].
 unsafe extern "C" fn park(info: *mut c_void) {
-    // SAFETY: `park_others` passes a slot.
+    // SAFETY: By this function's contract; the slots live on while anything can get here.
     let slot = unsafe { &*info.cast::<Slot>() };
     if claim(slot) {
         store(slot, interrupted(), TAKEN);
@@ -269,13 +283,18 @@ fn interrupted() -> Option<Regs> {
 
 const NMI_DONE: c_int = 0;
 
+/// Takes this CPU if it has been asked for and has not followed the interrupt; does not return then.
+///
+/// # Safety
+///
+/// For the kernel's NMI handler alone: `regs` are the registers of what the NMI interrupted.
 unsafe extern "C" fn on_nmi(_: c_uint, regs: *mut bindings::pt_regs) -> c_int {
     let Some(slot) = slots().get(system::cpu() as usize) else { return NMI_DONE };
     // Any other NMI, at any other time.
     if !DONE.load(Ordering::Acquire) || !claim(slot) {
         return NMI_DONE;
     }
-    // SAFETY: The NMI entry passes the registers of what it interrupted.
+    // SAFETY: By this function's contract.
     store(slot, Some(unsafe { Regs::copy(regs) }), TAKEN_BY_NMI);
     loop {
         // SAFETY: Spins.

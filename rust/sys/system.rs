@@ -4,6 +4,7 @@
 
 use super::bindings;
 use core::ffi::CStr;
+use kernel::ffi::{c_char, c_ulong};
 
 /// The names that `uname` prints.
 pub struct Names {
@@ -23,17 +24,15 @@ pub fn names() -> Names {
     unsafe {
         let names = &raw const bindings::init_uts_ns.name;
         Names {
-            hostname: text(&*(&raw const (*names).nodename)),
-            release: text(&*(&raw const (*names).release)),
-            version: text(&*(&raw const (*names).version)),
-            machine: text(&*(&raw const (*names).machine)),
+            hostname: text(&(*names).nodename),
+            release: text(&(*names).release),
+            version: text(&(*names).version),
+            machine: text(&(*names).machine),
         }
     }
 }
 
-fn text(bytes: &'static [kernel::ffi::c_char]) -> &'static CStr {
-    // SAFETY: `c_char` and `u8` have one layout.
-    let bytes = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) };
+fn text(bytes: &'static [c_char]) -> &'static CStr {
     CStr::from_bytes_until_nul(bytes).unwrap_or(c"")
 }
 
@@ -96,7 +95,7 @@ pub fn report(changed: &mut super::volatile::Changed) {
 /// Driver polls expect that context, NMI or hard interrupt context would forbid them much, and an oops in it leads
 /// back into panic() instead of killing the task and going on.
 pub struct SoftirqContext {
-    saved: usize,
+    saved: c_ulong,
     bpf: *mut bindings::bpf_net_context,
 }
 
@@ -123,7 +122,7 @@ impl SoftirqContext {
         unsafe {
             let saved = bindings::nd_preempt_count();
             bindings::nd_preempt_count_set(bindings::nd_preempt_count_in_softirq(saved));
-            Self { saved: saved as usize, bpf: bindings::nd_bpf_net_ctx_set(storage.0.as_mut_ptr()) }
+            Self { saved, bpf: bindings::nd_bpf_net_ctx_set(storage.0.as_mut_ptr()) }
         }
     }
 }
@@ -133,7 +132,7 @@ impl Drop for SoftirqContext {
         // SAFETY: As in `enter`.
         unsafe {
             bindings::nd_bpf_net_ctx_clear(self.bpf);
-            bindings::nd_preempt_count_set(self.saved as _);
+            bindings::nd_preempt_count_set(self.saved);
         }
     }
 }

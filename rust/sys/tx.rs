@@ -8,6 +8,7 @@
 
 use super::bindings;
 use super::volatile::Changed;
+use core::ffi::c_uint;
 use kernel::prelude::*;
 
 /// Buffers in the pool: a NIC's usual ring.
@@ -91,7 +92,7 @@ impl Sender {
 
     fn txq(&self, index: usize) -> *mut bindings::netdev_queue {
         // SAFETY: `index` is below the number of queues (see the callers).
-        unsafe { bindings::nd_txq(self.dev, index as _) }
+        unsafe { bindings::nd_txq(self.dev, index as c_uint) }
     }
 
     /// Takes every queue's lock, while the other CPUs still run. Panic path, before the stop.
@@ -226,11 +227,6 @@ impl Sender {
         taken
     }
 
-    /// Whether a frame waits for the driver.
-    pub fn is_pending(&self) -> bool {
-        self.pending.is_some()
-    }
-
     /// Frames sent, and how often the driver had no room.
     pub fn counts(&self) -> (u64, u64) {
         (self.sent, self.full)
@@ -282,11 +278,11 @@ impl Slot<'_> {
         // SAFETY: As in `frame`; the offsets lie inside the frame that was written.
         unsafe {
             bindings::nd_skb_rewind(skb, sender.headroom);
-            bindings::skb_put(skb, len as _);
+            bindings::skb_put(skb, len as c_uint);
             (*skb).__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = sender.dev;
-            bindings::nd_skb_offsets(skb, ip as _, udp as _, ipv6, sender.queue);
+            bindings::nd_skb_offsets(skb, ip as c_uint, udp as c_uint, ipv6, sender.queue);
             if let Checksum::Offload(start) = checksum {
-                bindings::nd_skb_checksum_partial(skb, start as _);
+                bindings::nd_skb_checksum_partial(skb, start as c_uint);
             }
         }
         sender.pending = Some(skb);

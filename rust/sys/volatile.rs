@@ -29,7 +29,7 @@ impl PhysRange {
     /// The page that holds a mapped kernel address of any kind. None if it is not mapped. Panic path.
     fn of_page(addr: usize) -> Option<Self> {
         // SAFETY: Constants after boot: between the two lies the direct map.
-        let linear = unsafe { bindings::page_offset_base as usize..bindings::vmalloc_base as usize };
+        let linear = unsafe { bindings::page_offset_base..bindings::vmalloc_base };
         if linear.contains(&addr) {
             let start = (addr - linear.start) as u64 & !(PAGE_SIZE - 1);
             return Some(Self { start, end: start + PAGE_SIZE });
@@ -37,7 +37,7 @@ impl PhysRange {
         let mut level = 0u32;
         // SAFETY: Walks the kernel's page tables without locks; the entry is read at once.
         let entry = unsafe {
-            let pte = bindings::lookup_address(addr as _, &raw mut level);
+            let pte = bindings::lookup_address(addr, &raw mut level);
             if pte.is_null() {
                 return None;
             }

@@ -73,6 +73,9 @@ impl<T> Shared<T> {
     }
 }
 
+/// # Safety
+///
+/// For the workqueue alone, which calls it after [`DelayedWork::start`]; the argument is not looked at.
 unsafe extern "C" fn run(_: *mut bindings::work_struct) {
     let func = FUNC.load(Ordering::Acquire);
     // SAFETY: Set by `start`, before the work could run, from a `fn()`.
