@@ -5,14 +5,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use netdump_core::engine::{Engine, Time, MAX_DATAGRAM};
-use netdump_core::wire::classic::{Command, ItemId, Request};
 use netdump_core::wire::frame::{Fill, MacAddr, Path as Route, UdpHeaders};
-use netdump_core::wire::{Cookie, Pfn, RequestId};
+use netdump_core::wire::Cookie;
 use netdump_server::config::Settings;
+use netdump_sim::conversation;
 use netdump_sim::image::{Image, ImageParams};
-
-const COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
 
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -24,12 +21,12 @@ fn main() -> io::Result<()> {
 
     let mut image = Image::new(ImageParams { memory: 2 << 20, log: 2000, listing: 2, ..ImageParams::default() });
     put("notes_stay_in_bounds", "machine", image.notes())?;
-    for (name, request, replies) in conversation(&mut image) {
-        if let Some(request) = request {
-            put("wire_request_comes_back", &name, &request)?;
+    for exchange in conversation::by_the_book(&mut image, Cookie::new(0x1111_1111_1111_1111)) {
+        if let Some(request) = &exchange.request {
+            put("wire_request_comes_back", exchange.name, request)?;
         }
-        if let Some(reply) = replies.first() {
-            put("wire_reply_comes_back", &name, reply)?;
+        if let Some(reply) = exchange.replies.first() {
+            put("wire_reply_comes_back", exchange.name, reply)?;
         }
     }
     for (name, bytes) in frames() {
@@ -63,43 +60,6 @@ fn main() -> io::Result<()> {
         b"\x04\x05hello\x03\x05\x00\x04\x05world\x02\x0a\x04\x05other\x00\xff\x00\xff",
     )?;
     Ok(())
-}
-
-/// A dump by the book: each request with its name and its answers; START_NETDUMP has no request.
-fn conversation(image: &mut Image) -> Vec<(String, Option<Vec<u8>>, Vec<Vec<u8>>)> {
-    let mut engine = Box::new(Engine::new());
-    engine.begin(image.config(COOKIE), Time(0));
-    let mut talk = vec![("start".to_owned(), None, drain(&mut engine, image))];
-    let commands = [
-        ("ack", Command::StartAck { max_version: 5 }),
-        ("ack_again", Command::StartAck { max_version: 5 }),
-        ("hello", Command::Hello),
-        ("page_size", Command::GetPageSize),
-        ("nr_pages", Command::GetNrPages),
-        ("regs", Command::GetRegs),
-        ("notes", Command::Ext { item: ItemId::Notes, offset: 0 }),
-        ("log", Command::Ext { item: ItemId::Log, offset: 1020 }),
-        ("no_item", Command::Ext { item: ItemId::Unknown(9), offset: 0 }),
-        ("page", Command::SendMem(Pfn(9))),
-        ("hole", Command::SendMem(Pfn(0xa0))),
-        ("no_page", Command::SendMem(Pfn(0xffff_ffff))),
-        ("unknown", Command::Unknown { code: 99, from: 1, to: 2 }),
-        ("show_state", Command::ShowState),
-        ("exit", Command::Exit),
-    ];
-    for (nr, (name, command)) in (1..).zip(commands) {
-        let mut buf = [0; 24];
-        let request = Request { cookie: COOKIE, nr: RequestId(nr), command };
-        request.emit(&mut buf).expect("24 bytes are enough");
-        engine.handle(Time(0), &buf);
-        talk.push((name.to_owned(), Some(buf.to_vec()), drain(&mut engine, image)));
-    }
-    talk
-}
-
-fn drain(engine: &mut Engine, image: &mut Image) -> Vec<Vec<u8>> {
-    let mut buf = [0; MAX_DATAGRAM];
-    std::iter::from_fn(|| engine.transmit(Time(0), image, &mut buf).map(|len| buf[..len].to_vec())).collect()
 }
 
 fn frames() -> Vec<(&'static str, Vec<u8>)> {

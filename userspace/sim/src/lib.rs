@@ -4,11 +4,13 @@
 //! - [`link`]: what a bad network does to datagrams, in whatever time the caller has.
 //! - [`relay`]: that model between two real endpoints; the program `netdump-impair`.
 //! - [`world`]: client and server over such a network in virtual time.
+//! - [`conversation`]: one of each message, as datagrams and as a capture.
 //! - [`image`]: a crashed machine with computed memory.
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
 //! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
+pub mod conversation;
 pub mod crowd;
 pub mod hostile;
 pub mod image;
