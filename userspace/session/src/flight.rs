@@ -32,6 +32,10 @@ pub(crate) struct Live {
     lost: Option<Cause>,
 }
 
+/// When nothing comes, so many of the oldest requests are repeated: their answers, or those of the others, then
+/// show by their order what is lost. Repeating all would double the work of a client that only stood still.
+pub(crate) const PROBES: usize = 2;
+
 /// Why a transmission is taken for lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -99,17 +103,15 @@ impl Flight {
         self.live.get(&nr.0).copied()
     }
 
-    /// The first or a further answer to `nr` came. Whether `nr` had been taken for lost, wrongly.
-    pub(crate) fn saw(&mut self, nr: RequestId) -> bool {
-        let Some(live) = self.live.get_mut(&nr.0) else {
-            return false;
-        };
+    /// The first or a further answer to `nr` came. Why it had been taken for lost, wrongly.
+    pub(crate) fn saw(&mut self, nr: RequestId) -> Option<Cause> {
+        let live = self.live.get_mut(&nr.0)?;
         self.newest_answered = self.newest_answered.max(live.seq);
         let lost = live.lost.take();
         if lost == Some(Cause::Order) {
             self.reorder = (self.reorder * 2).min(MAX_REORDER);
         }
-        lost.is_some()
+        lost
     }
 
     /// Nothing more is expected for `nr`, but late copies are still known.
@@ -194,7 +196,7 @@ mod tests {
         }
 
         fn answer(&mut self, nr: RequestId) {
-            assert!(!self.flight.saw(nr));
+            assert_eq!(self.flight.saw(nr), None);
             self.flight.settle(nr);
         }
     }
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!(t.flight.open(), 1);
         // A late answer is still known.
         assert!(t.flight.get(first).is_some());
-        assert!(t.flight.saw(first));
+        assert_eq!(t.flight.saw(first), Some(Cause::Time));
     }
 
     #[test]
@@ -226,8 +228,8 @@ mod tests {
         assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((1, Cause::Order)));
         assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
         assert_eq!(t.flight.open(), 16);
-        assert!(t.flight.saw(nrs[0])); // too early: from now on 16 must have overtaken
-        assert!(!t.flight.saw(nrs[0]));
+        assert_eq!(t.flight.saw(nrs[0]), Some(Cause::Order)); // too early: from now on 16 must have overtaken
+        assert_eq!(t.flight.saw(nrs[0]), None);
         t.answer(nrs[19]);
         assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((2, Cause::Order)));
         assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((3, Cause::Order)));

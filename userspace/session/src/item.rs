@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use netdump_core::wire::classic::{Body, Command, ItemId, EXT, MAX_EXT_DATA};
 use netdump_core::wire::RequestId;
 
-use crate::flight::{Cause, Flight};
+use crate::flight::Flight;
 use crate::tools::Tools;
 
 /// The length of the item is not known before its first block; a client that does not answer that is asked so often.
@@ -162,11 +162,7 @@ impl Item {
         out.copy_from_slice(data);
         block.here = true;
         self.missing -= 1;
-        t.rtt.answered();
-        t.window.arrived();
-        if self.flight.saw(nr) {
-            t.counters.spurious += 1;
-        }
+        t.arrived(self.flight.saw(nr));
         self.flight.settle(nr);
         if let Some(current) = current {
             self.flight.settle(current);
@@ -180,21 +176,14 @@ impl Item {
 
     /// Looks for lost requests.
     pub(crate) fn handle_timeout(&mut self, now: Instant, t: &mut Tools) {
-        let mut timed_out = false;
+        let mut timed_out = 0;
         while let Some((at, cause)) = self.flight.take_lost(now, t.rtt.wait(), t.window.size()) {
-            match cause {
-                Cause::Order => t.counters.lost_by_order += 1,
-                Cause::Time => {
-                    t.counters.lost_by_time += 1;
-                    timed_out = true;
-                }
-            }
-            t.window.lost(1);
             self.retry.push_back(at);
+            if !t.count_lost(cause, 1, &mut timed_out) {
+                break;
+            }
         }
-        if timed_out && t.rtt.timed_out() {
-            t.window.silent();
-        }
+        t.end_lost(timed_out);
     }
 
     pub(crate) fn deadline(&self, wait: Duration) -> Option<Instant> {

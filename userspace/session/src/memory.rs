@@ -15,7 +15,7 @@ use netdump_core::wire::{Pfn, RequestId};
 use netdump_vmcore::PageSize;
 
 use crate::event::{Absence, Event, PageBuf};
-use crate::flight::{Cause, Flight, Live};
+use crate::flight::{Flight, Live};
 use crate::tools::Tools;
 use crate::work::Work;
 
@@ -263,15 +263,6 @@ impl Memory {
         }
     }
 
-    /// Book-keeping for an answer that was still wanted.
-    fn progressed(&mut self, nr: RequestId, t: &mut Tools) {
-        t.rtt.answered();
-        t.window.arrived();
-        if self.flight.saw(nr) {
-            t.counters.spurious += 1;
-        }
-    }
-
     fn on_chunk(
         &mut self,
         now: Instant,
@@ -314,7 +305,7 @@ impl Memory {
         slot.have |= 1 << chunk;
         self.seen[seen_at] = Seen { nr, print: fingerprint(data, self.key) };
         let complete = slot.have.count_ones() as usize == self.chunks;
-        self.progressed(nr, t);
+        t.arrived(self.flight.saw(nr));
         if complete {
             self.settle(now, live, t);
             let slot = &mut self.slots[index];
@@ -358,7 +349,7 @@ impl Memory {
             _ => return false,
         }
         let pfn = slot.pfn;
-        self.progressed(nr, t);
+        t.arrived(self.flight.saw(nr));
         self.settle(now, live, t);
         // A hint that does not lead on is no hint.
         let skipped = if next > pfn { self.work.skip(next) } else { Vec::new() };
@@ -413,25 +404,19 @@ impl Memory {
 
     /// Looks for lost transmissions.
     pub(crate) fn handle_timeout(&mut self, now: Instant, t: &mut Tools) {
-        let mut timed_out = false;
+        let mut timed_out = 0;
         while let Some((unit, cause)) = self.flight.take_lost(now, t.rtt.wait(), t.window.size()) {
-            match cause {
-                Cause::Order => t.counters.lost_by_order += 1,
-                Cause::Time => {
-                    t.counters.lost_by_time += 1;
-                    timed_out = true;
-                }
-            }
             let slot = &mut self.slots[unit as usize];
-            t.window.lost(self.chunks.saturating_sub(slot.have.count_ones() as usize));
             if slot.state == State::Active && !slot.retry {
                 slot.retry = true;
                 self.retry.push_back(unit);
             }
+            let missing = self.chunks.saturating_sub(slot.have.count_ones() as usize);
+            if !t.count_lost(cause, missing, &mut timed_out) {
+                break;
+            }
         }
-        if timed_out && t.rtt.timed_out() {
-            t.window.silent();
-        }
+        t.end_lost(timed_out);
     }
 
     pub(crate) fn deadline(&self, wait: Duration) -> Option<Instant> {

@@ -7,17 +7,27 @@ use std::time::Duration;
 const INITIAL: Duration = Duration::from_millis(400);
 /// The server's own scheduling and the client's polling make shorter waits pointless.
 const MIN_WAIT: Duration = Duration::from_millis(15);
+/// A client that now and then stands still (a virtual machine whose host is busy) makes us wait longer, up to this.
+const MAX_MIN_WAIT: Duration = Duration::from_millis(240);
 /// A client that comes back is noticed within this time.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// What is known of the round-trip time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rtt {
     smoothed: Option<Duration>,
     variation: Duration,
     min: Option<Duration>,
     /// Waits that ended without any answer, since the last answer.
     backoff: u32,
+    /// The shortest wait.
+    floor: Duration,
+}
+
+impl Default for Rtt {
+    fn default() -> Self {
+        Rtt { smoothed: None, variation: Duration::ZERO, min: None, backoff: 0, floor: MIN_WAIT }
+    }
 }
 
 impl Rtt {
@@ -47,13 +57,18 @@ impl Rtt {
         self.backoff > 1
     }
 
+    /// An answer came after all for which the wait had been too short.
+    pub(crate) fn was_hasty(&mut self) {
+        self.floor = (self.floor * 2).min(MAX_MIN_WAIT);
+    }
+
     /// How long to wait for an answer now.
     pub(crate) fn wait(&self) -> Duration {
         let base = match self.smoothed {
             None => INITIAL,
             Some(smoothed) => smoothed + self.variation * 4,
         };
-        (base.clamp(MIN_WAIT, MAX_WAIT) * (1 << self.backoff)).min(MAX_WAIT)
+        (base.clamp(self.floor, MAX_WAIT) * (1 << self.backoff)).min(MAX_WAIT)
     }
 
     pub(crate) fn smoothed(&self) -> Option<Duration> {
@@ -86,6 +101,12 @@ mod tests {
             rtt.measured(MS);
         }
         assert_eq!(rtt.wait(), MIN_WAIT);
+        rtt.was_hasty();
+        assert_eq!(rtt.wait(), MIN_WAIT * 2);
+        for _ in 0..10 {
+            rtt.was_hasty();
+        }
+        assert_eq!(rtt.wait(), MAX_MIN_WAIT);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::event::{Absence, Counters, Event};
+use crate::flight::{Cause, PROBES};
 use crate::number::Numbers;
 use crate::rtt::Rtt;
 use crate::window::Window;
@@ -27,6 +28,42 @@ impl Tools {
             window: Window::new(max_window),
             counters: Counters::default(),
             events: Events::default(),
+        }
+    }
+}
+
+impl Tools {
+    /// Part of an answer came that was still wanted; `lost`: what its request had been taken for meanwhile.
+    pub(crate) fn arrived(&mut self, lost: Option<Cause>) {
+        self.rtt.answered();
+        self.window.arrived();
+        match lost {
+            Some(Cause::Time) => {
+                self.counters.spurious += 1;
+                self.rtt.was_hasty();
+            }
+            Some(Cause::Order) => self.counters.spurious += 1,
+            None => {}
+        }
+    }
+
+    /// Whether to look for more lost transmissions after this one; `timed_out` counts those lost by time.
+    pub(crate) fn count_lost(&mut self, cause: Cause, datagrams: usize, timed_out: &mut usize) -> bool {
+        self.window.lost(datagrams);
+        match cause {
+            Cause::Order => self.counters.lost_by_order += 1,
+            Cause::Time => {
+                self.counters.lost_by_time += 1;
+                *timed_out += 1;
+            }
+        }
+        *timed_out < PROBES
+    }
+
+    /// Ends a look for lost transmissions.
+    pub(crate) fn end_lost(&mut self, timed_out: usize) {
+        if timed_out > 0 && self.rtt.timed_out() {
+            self.window.silent();
         }
     }
 }

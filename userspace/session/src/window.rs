@@ -21,8 +21,8 @@ const MIN_QUEUEING: usize = 32;
 pub(crate) struct Window {
     size: usize,
     max: usize,
-    /// Doubling each round until the first sign of trouble.
-    slow_start: bool,
+    /// Doubles each round up to this size, and grows slowly beyond it.
+    threshold: usize,
     /// The round ends when this or a later transmission is answered.
     round_end: u64,
     /// Datagrams of answers that came.
@@ -41,7 +41,7 @@ impl Window {
         Window {
             size: INITIAL.min(max),
             max,
-            slow_start: true,
+            threshold: max,
             round_end: 0,
             arrived: 0,
             missing: 0,
@@ -79,8 +79,11 @@ impl Window {
 
     /// Nothing at all came for longer than an answer takes: start over, gently.
     pub(crate) fn silent(&mut self) {
+        // Silence that lasts must not take away more and more.
+        if self.size > MIN {
+            self.threshold = self.size / 2;
+        }
         self.size = MIN;
-        self.slow_start = false;
         self.start_round();
     }
 
@@ -94,13 +97,13 @@ impl Window {
         let shrunk = |size: usize, floor: usize| size.max(floor).min(before);
         if self.missing > self.arrived * 3 {
             self.size = shrunk(before / 2, MIN);
-            self.slow_start = false;
+            self.threshold = self.size;
         } else if self.overflowed || (self.missing > 0 && rtt.is_inflated()) {
             self.size = shrunk(before * 3 / 4, MIN_QUEUEING);
-            self.slow_start = false;
+            self.threshold = self.size;
         } else if self.missing == 0 && self.was_full {
-            let double = self.slow_start || before < MIN_QUEUEING;
-            self.size += if double { before } else { 1 + before / 16 };
+            let quick = self.threshold.max(MIN_QUEUEING);
+            self.size = if before < quick { (before * 2).min(quick) } else { before + 1 + before / 16 };
         }
         self.size = self.size.clamp(MIN, self.max);
         self.start_round();

@@ -83,6 +83,21 @@ fn heavy_reordering_costs_little() {
     assert!(counters.requests < 4 * outcome.pages, "{counters:?}");
 }
 
+/// A guest whose host is busy: nothing is lost, and hardly anything may be sent twice.
+#[test]
+fn a_client_that_stands_still_now_and_then_is_not_asked_twice() {
+    let mut pair = Pair::new(World::new(10_000), [Link::clean(); 2], 9, |_| {});
+    pair.stall = Some((Duration::from_millis(100), Duration::from_millis(60)));
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, None);
+    pair.assert_true();
+    let counters = pair.session.counters();
+    println!("{:?} {counters:?}", outcome.memory_duration);
+    assert!(counters.duplicate_chunks < 200, "{counters:?}");
+    // 10,000 pages at 4 x 15 us are 0.6 s of work, which takes 1.5 s at two fifths of the time.
+    assert!(outcome.memory_duration < Duration::from_secs(2), "{:?}", outcome.memory_duration);
+}
+
 #[test]
 fn a_client_without_the_extension() {
     let mut pair = Pair::new(World::new(1000), [Link::lossy(0.05); 2], 6, |_| {});

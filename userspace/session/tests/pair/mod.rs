@@ -208,6 +208,8 @@ pub(crate) struct Pair {
     pub(crate) links: [Link; 2],
     /// Time the client takes for one datagram.
     pub(crate) tx_time: Duration,
+    /// So often the client stands still, and for so long, as a guest of a busy host does.
+    pub(crate) stall: Option<(Duration, Duration)>,
     pub(crate) grant: Option<Grant>,
     /// Owner answers storage questions by itself.
     pub(crate) storage: bool,
@@ -262,6 +264,7 @@ impl Pair {
             now: epoch,
             links,
             tx_time: Duration::from_micros(15),
+            stall: None,
             grant: Some(Grant::Full),
             storage: true,
             end: None,
@@ -341,6 +344,13 @@ impl Pair {
         }
         if self.now < self.tx_free || matches!(self.engine.state(), State::Ended(_)) {
             return;
+        }
+        if let Some((every, len)) = self.stall {
+            let since = Duration::from_nanos(((self.now - self.epoch).as_nanos() % every.as_nanos()) as u64);
+            if since < len {
+                self.tx_free = self.now + (len - since);
+                return;
+            }
         }
         let mut buf = [0; MAX_DATAGRAM];
         let time = self.time();
