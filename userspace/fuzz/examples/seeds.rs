@@ -5,11 +5,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use netdump_core::wire::classic::Machine;
+use netdump_core::wire::ext::{ByteOrder, PhysRange};
 use netdump_core::wire::frame::{Fill, MacAddr, Path as Route, UdpHeaders};
-use netdump_core::wire::Cookie;
+use netdump_core::wire::{Cookie, PhysAddr};
 use netdump_server::config::Settings;
 use netdump_sim::conversation;
 use netdump_sim::image::{Image, ImageParams};
+use netdump_vmcore::{DumpInfo, Format, PageSize, Writer};
 
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -49,6 +52,9 @@ fn main() -> io::Result<()> {
           SIZE(page)=64\nLENGTH(mem_section)=2048\nNUMBER(phys_base)=-10485760\nNUMBER(KERNEL_IMAGE_SIZE)=1073741824\n\
           KERNELOFFSET=1a000000\nNUMBER(VMALLOC)=0xffffc90000000000\n",
     )?;
+
+    put("vmcore_is_read_or_refused", "elf", &vmcore(&image, Format::Elf)?)?;
+    put("vmcore_is_read_or_refused", "netdump", &vmcore(&image, Format::Netdump)?)?;
 
     // Operations of the state machines, by the numbers that their targets give them.
     put("engine_sends_only_what_was_asked", "dump", &engine_dump())?;
@@ -136,4 +142,36 @@ fn session_dump(rounds: usize) -> Vec<u8> {
         ops.extend_from_slice(&[0x13, 6, 0, 0x23, 7, 0]);
     }
     ops
+}
+
+/// The headers of a small dump.
+fn vmcore(image: &Image, format: Format) -> io::Result<Vec<u8>> {
+    let info = DumpInfo {
+        machine: Machine::X86_64,
+        byte_order: ByteOrder::Little,
+        page_size: PageSize::KIB4,
+        nr_pages: 3,
+        total_ram_pages: 3,
+        task_struct: 1,
+        page_offset: 0xffff_8880_0000_0000,
+        regs: image.registers().to_vec(),
+        crashing_cpu: Some(0),
+        cpus_possible: 1,
+        cpus: Vec::new(),
+        vmcoreinfo: Some(b"OSRELEASE=7.3\nPAGESIZE=4096\n".to_vec()),
+        ranges: Some(vec![PhysRange { start: PhysAddr(0x1000), end: PhysAddr(0x3000) }]),
+        ktext: None,
+        identity: Default::default(),
+        panic: None,
+        overlays: Vec::new(),
+    };
+    let path = std::env::temp_dir().join(format!("netdump-seed-{}", std::process::id()));
+    let file = fs::File::create(&path)?;
+    let writer = Writer::create(file, info, format).map_err(io::Error::other)?;
+    writer.finish(true).map_err(io::Error::other)?;
+    let mut bytes = fs::read(&path)?;
+    fs::remove_file(&path)?;
+    // Its memory says nothing: what counts is in the first bytes.
+    bytes.truncate(3000);
+    Ok(bytes)
 }

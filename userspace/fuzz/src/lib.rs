@@ -14,5 +14,6 @@ pub use messages::{
 };
 pub use session::session_ends_and_hands_over_only_what_was_asked;
 pub use text::{
-    conf_renders_back, netlog_keeps_every_byte_once, target_string_or_error, vmcoreinfo_is_read_or_refused,
+    conf_renders_back, netlog_keeps_every_byte_once, target_string_or_error, vmcore_is_read_or_refused,
+    vmcoreinfo_is_read_or_refused,
 };

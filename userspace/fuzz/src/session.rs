@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The server's session against a client that answers anything, and an owner who says anything.
+//! The server's session against a client that answers anything, and an owner who says anything; what it hands over
+//! goes into a dump file.
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::classic::{Body, Command, Machine, Reply, Request, Start, Version, CHUNK_LEN};
 use netdump_core::wire::{Cookie, Pfn, RequestId};
 use netdump_session::{Event, Grant, Params, Session};
+use netdump_vmcore::{Format, Storage, Writer};
 
 use crate::input::Input;
 
@@ -16,8 +20,31 @@ const REMEMBERED: usize = 64;
 /// The session's owner calls it that often at most after the input has ended.
 const PATIENCE: usize = 100_000;
 
+/// A disk that checks where it is written to, and keeps nothing.
+struct Disk {
+    len: Cell<u64>,
+}
+
+impl Storage for Disk {
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        assert!(offset + data.len() as u64 <= self.len.get(), "beyond the end of the file");
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.len.set(len);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Bench {
     session: Session,
+    format: Format,
+    writer: Option<Writer<Disk>>,
     now: Instant,
     asked: VecDeque<Request>,
     asked_pages: HashSet<u64>,
@@ -39,8 +66,10 @@ impl Bench {
                 let late = self.finished && !matches!(event, Event::Netlog { .. });
                 assert!(!late, "{event:?} after the end");
                 match event {
-                    Event::Page { pfn, data, .. } => {
+                    Event::Page { pfn, data, again } => {
                         assert!(self.asked_pages.contains(&pfn.0), "{pfn:?} was never asked for");
+                        let writer = self.writer.as_mut().expect("pages come after the description");
+                        writer.write(pfn, &data, again).expect("every page has a place");
                         self.session.recycle(data);
                     }
                     Event::Absent { pfns, .. } => assert!(pfns.start < pfns.end),
@@ -48,6 +77,13 @@ impl Bench {
                         assert!(info.nr_pages <= 1 << 32);
                         if let Some(ranges) = &info.ranges {
                             assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
+                        }
+                        let disk = Disk { len: Cell::new(0) };
+                        self.writer = Some(Writer::create(disk, *info, self.format).expect("the disk takes all"));
+                    }
+                    Event::MemoryDone(end) => {
+                        if let Some(writer) = self.writer.take() {
+                            writer.finish(end.failure.is_none()).expect("the disk takes all");
                         }
                     }
                     Event::Finished(_) => self.finished = true,
@@ -111,7 +147,8 @@ impl Bench {
 pub fn session_ends_and_hands_over_only_what_was_asked(data: &[u8]) {
     let mut input = Input::new(data);
     let now = Instant::now();
-    let max_window = 1 + u16::from(input.u8().unwrap_or(0) % 32);
+    let first = input.u8().unwrap_or(0);
+    let max_window = 1 + u16::from(first % 32);
     let params = Params { max_window, max_duration: Duration::from_secs(3600), ..Params::new(COOKIE) };
     let start = Start::V5 {
         machine: Machine::X86_64,
@@ -121,6 +158,8 @@ pub fn session_ends_and_hands_over_only_what_was_asked(data: &[u8]) {
         magic: Cookie::new(0),
     };
     let mut bench = Bench {
+        format: if first & 32 == 0 { Format::Elf } else { Format::Netdump },
+        writer: None,
         session: Session::new(params, start, [7; 32], now),
         now,
         asked: VecDeque::new(),

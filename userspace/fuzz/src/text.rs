@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Texts: parameters, files and logs.
+//! Texts and files: parameters, settings, logs and stored dumps.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::target::{Device, Target, MAX_DEVICE_NAME};
+use netdump_core::wire::PhysAddr;
 use netdump_server::config::Settings;
 use netdump_server::netlog::{Piece, Stream, MAX_HELD_BYTES};
-use netdump_vmcore::Vmcoreinfo;
+use netdump_vmcore::{Reader, Vmcoreinfo};
+use nix::sys::memfd::{memfd_create, MFdFlags};
 
 use crate::input::Input;
 
@@ -31,6 +35,24 @@ pub fn vmcoreinfo_is_read_or_refused(data: &[u8]) {
         Ok(_) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// A file that says it is a dump may say anything in its headers.
+pub fn vmcore_is_read_or_refused(data: &[u8]) {
+    let file = File::from(memfd_create(c"vmcore", MFdFlags::empty()).expect("memory for a file"));
+    file.write_all_at(data, 0).expect("memory for the input");
+    let reader = match Reader::new(file) {
+        Ok(reader) => reader,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let mut page = [0; 4096];
+    for segment in reader.loads() {
+        // Whether the file holds it or not is for the reader to say.
+        let _ = reader.read(PhysAddr(segment.paddr), &mut page);
+        let _ = reader.read(PhysAddr(segment.paddr.saturating_add(segment.len)), &mut page[..1]);
+    }
+    let _ = reader.vmcoreinfo();
+    assert!(reader.registers().iter().all(|(_, regs)| regs.len() <= data.len()));
 }
 
 /// A configuration file that is taken can be written out and says the same again; one that is not names its lines.
