@@ -81,6 +81,13 @@ impl<'a> Vmcoreinfo<'a> {
         u64::from_str_radix(self.text("KERNELOFFSET")?, 16).ok()
     }
 
+    /// Options that crash needs to open a dump in the layout of 2005, in which it does not look for VMCOREINFO:
+    /// where KASLR put the kernel. `None` if that is not said, or on machines where crash has no such option.
+    pub fn crash_options(&self) -> Option<String> {
+        let (kaslr, phys_base) = (self.kernel_offset()?, self.number("phys_base")?);
+        Some(format!("--kaslr={kaslr:#x} -m phys_base={phys_base:#x}"))
+    }
+
     /// Value of a key that is no number.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         self.texts.get(key).copied()
@@ -141,6 +148,8 @@ mod tests {
         assert_eq!(info.number("phys_base"), Some(-1_048_576));
         assert_eq!(info.number("VA_BITS"), Some(48));
         assert_eq!(info.kernel_offset(), Some(0x24e0_0000));
+        // Tried with crash 9.0.2, which wants phys_base as an unsigned number.
+        assert_eq!(info.crash_options().unwrap(), "--kaslr=0x24e00000 -m phys_base=0xfffffffffff00000");
         assert_eq!(info.text("BUILD-ID"), Some("0a1b"));
         assert_eq!(info.symbol("nothing"), None);
     }
