@@ -59,13 +59,13 @@ pub fn on_panic(message: &CStr) {
     let Some(mut stack) = plan.stack.take() else { return };
     let mut end = None;
     plan.changed.range(stack.range(), "stack");
-    stack.run(&mut |regs| end = Some(dump(&mut plan, regs, message)));
+    stack.run(&mut |regs| end = dump(&mut plan, regs, message));
     // The stack is memory that cannot be freed here.
     core::mem::forget(stack);
     match end {
-        Some(Outcome::Ended(End::Reboot)) if plan.settings.reboot == Reboot::Server => restart(),
-        Some(Outcome::Ended(end)) => pr_emerg!("the dump ends: {}\n", format_args!("{}", Why(end))),
-        Some(Outcome::NoNic) | None => pr_emerg!("the network device cannot be used, no dump\n"),
+        Some(End::Reboot) if plan.settings.reboot == Reboot::Server => restart(),
+        Some(end) => pr_emerg!("the dump ends: {}\n", format_args!("{}", Why(end))),
+        None => {}
     }
 }
 
@@ -76,13 +76,6 @@ fn restart() -> ! {
         system::touch_watchdogs();
     }
     system::restart()
-}
-
-enum Outcome {
-    /// The dump began, and ended like this.
-    Ended(End),
-    /// Nothing could be sent or received.
-    NoNic,
 }
 
 struct Why(End);
@@ -101,17 +94,15 @@ impl core::fmt::Display for Why {
 }
 
 /// The whole dump, on a stack of its own.
-fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
+fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
     let (task, pid) = system::current_task();
     // If an oops led here, what it found is nearer to the cause than where we stand.
     plan.regs = notifier::oops_regs().unwrap_or(*regs).gregset(SegmentBases::read());
     let context = SoftirqContext::enter(&mut plan.bpf);
-    let Some(taken) = plan.nic.take_over() else {
-        plan.nic.give_back();
-        drop(context);
-        return Outcome::NoNic;
-    };
-    if taken.dirty > 0 {
+    let taken = plan.nic.take_over();
+    if taken.clean == 0 {
+        pr_emerg!("the network device was in use when the machine stopped, trying it all the same\n");
+    } else if taken.dirty > 0 {
         pr_emerg!("{} of the network device's queues cannot be used\n", taken.dirty);
     }
     name_stragglers();
@@ -119,9 +110,10 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
     pr_emerg!("< netdump activated - performing handshake with the server. >\n");
     plan.log.len = kmsg::newest(&mut plan.log.bytes);
     report(plan);
+    plan.nic.donate();
 
     let mut clock = Clock::start();
-    let Some(engine) = ENGINE.take() else { return Outcome::NoNic };
+    let engine = ENGINE.take()?;
     engine.begin(
         engine::Config {
             cookie: plan.settings.cookie,
@@ -142,7 +134,7 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
     plan.nic.give_back();
     drop(context);
     summary(plan, engine, clock.now());
-    Outcome::Ended(end)
+    Some(end)
 }
 
 /// Says which CPUs were not running normally. One that spins with interrupts off is often the reason for the panic,
@@ -150,7 +142,9 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Outcome {
 fn name_stragglers() {
     for cpu in (0..system::cpus_possible()).filter(|cpu| *cpu != system::cpu()) {
         match stop_cpus::cpu_state(cpu) {
-            Some(state) if state.regs.is_none() => pr_emerg!("CPU {cpu} could not be reached, its registers are not known\n"),
+            Some(state) if state.regs.is_none() => {
+                pr_emerg!("CPU {cpu} could not be reached, its registers are not known\n")
+            }
             Some(state) if state.by_nmi => pr_emerg!("CPU {cpu} was not taking interrupts and was stopped by NMI\n"),
             Some(_) | None => {}
         }
@@ -163,8 +157,9 @@ fn report(plan: &mut Plan) {
     nic.report(changed);
     changed.itself("state");
     let place: *const Plan = &*plan;
-    // The plan itself; the engine is one of the module's variables.
     plan.changed.place(place, "state");
+    plan.changed.place(&raw const ENGINE, "state");
+    plan.changed.place(&raw const PLAN, "state");
     system::report(&mut plan.changed);
 }
 
@@ -183,8 +178,7 @@ fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
         while let Some(received) = nic.receive() {
             received.report(target.changed);
             let len = received.copy_to(frame);
-            let checksum =
-                if received.checksum_trusted() { UdpChecksum::Trusted } else { UdpChecksum::Verify };
+            let checksum = if received.checksum_trusted() { UdpChecksum::Trusted } else { UdpChecksum::Verify };
             drop(received);
             link.take(engine, now, frame.get(..len).unwrap_or(&[]), checksum);
         }
@@ -287,11 +281,22 @@ impl Link<'_> {
     }
 
     /// Writes the next frame that is due. None if there is none.
-    fn write(&mut self, engine: &mut Engine, target: &mut Machinery<'_>, now: Time, frame: &mut [u8]) -> Option<Written> {
+    fn write(
+        &mut self,
+        engine: &mut Engine,
+        target: &mut Machinery<'_>,
+        now: Time,
+        frame: &mut [u8],
+    ) -> Option<Written> {
         if let Some(query) = self.answer.take() {
             let reply = NeighbourReply { query, local_mac: self.path.local_mac, vlan: self.path.vlan };
             if let Some(len) = reply.emit(frame) {
-                return Some(Written { len, ip: frame::ETH_HEADER_LEN, udp: frame::ETH_HEADER_LEN, checksum: Checksum::Done });
+                return Some(Written {
+                    len,
+                    ip: frame::ETH_HEADER_LEN,
+                    udp: frame::ETH_HEADER_LEN,
+                    checksum: Checksum::Done,
+                });
             }
         }
         let payload = frame.get_mut(self.path.headers_len()..)?;
@@ -380,15 +385,20 @@ impl Machinery<'_> {
     }
 }
 
-fn summary(plan: &Plan, engine: &Engine, elapsed: u64) {
+fn summary(plan: &mut Plan, engine: &Engine, elapsed: u64) {
     let counters = engine.counters();
+    let (_, full) = plan.nic.sender().counts();
+    if plan.changed.overflow() > 0 {
+        pr_emerg!("{} places that changed found no room in the report\n", plan.changed.overflow());
+    }
     pr_emerg!(
-        "{} pages ({} not readable) in {} ms, {} requests ({} refused), {} frames dropped\n",
+        "{} pages ({} not readable) in {} ms, {} requests ({} refused), {} frames dropped, transmitter full {} times\n",
         counters.pages,
         counters.reserved,
         elapsed / 1_000_000,
         counters.received,
         counters.bad_cookie + counters.short,
-        plan.nic.dropped()
+        plan.nic.dropped(),
+        full
     );
 }

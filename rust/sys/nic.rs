@@ -173,15 +173,20 @@ impl Nic {
 
     /// Brings the NIC to rest while the other CPUs still run. Panic path, before the stop.
     pub fn quiesce(&mut self) {
-        self.sender.quiesce();
+        // In this order: a poll function may be waiting for a transmit lock.
         self.receiver.quiesce();
+        self.sender.quiesce();
     }
 
-    /// Takes the NIC over. Panic path, after the stop. None if nothing can be received or sent.
-    pub fn take_over(&mut self) -> Option<Taken> {
-        let usable = self.sender.take_over();
-        let taken = self.receiver.take_over();
-        (usable && taken.clean > 0).then_some(taken)
+    /// Takes the NIC over. Panic path, after the stop.
+    pub fn take_over(&mut self) -> Taken {
+        self.sender.take_over();
+        self.receiver.take_over()
+    }
+
+    /// The last thing before the first frame, once [`Nic::report`] has been written. Panic path, in softirq context.
+    pub fn donate(&mut self) {
+        self.receiver.donate();
     }
 
     /// Polls for frames and for transmit completions. Panic path, in softirq context.

@@ -30,10 +30,15 @@ const MAX_NAPIS: usize = 256;
 const MAX_FRAMES: usize = 512;
 /// Most receive queues whose steering is switched off.
 const MAX_RX_QUEUES: usize = 256;
+/// Buffers that are given to this CPU's cache at the take-over (it holds up to 128), so that the driver need not ask
+/// the allocator for the first ones and ours come back to it afterwards.
+const SPARES: usize = 64;
+/// Bytes of a spare's data: the allocator's smallest kind.
+const SPARE_LEN: u32 = 128;
 /// Packets that one poll may bring.
 pub const BUDGET: i32 = 64;
-/// How long all NAPIs together may take to become idle before the stop, in microseconds.
-const QUIESCE_LIMIT_US: u32 = 20_000;
+/// How long all NAPIs together may take to come out of their poll functions before the stop, in microseconds.
+const QUIESCE_LIMIT_US: u32 = 200_000;
 
 /// The most one NAPI can tell about itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,7 @@ pub struct Receiver {
     dev: *mut bindings::net_device,
     napis: KVec<(*mut bindings::napi_struct, Napi)>,
     queue: KBox<FrameQueue>,
+    spares: KVec<Received>,
     saved: Option<Saved>,
     /// Which NAPI brought the last frame.
     active: usize,
@@ -111,10 +117,20 @@ impl Receiver {
             queue.as_mut_ptr().write_bytes(0, 1);
             queue.assume_init()
         };
+        let mut spares = KVec::with_capacity(SPARES, GFP_KERNEL)?;
+        for _ in 0..SPARES {
+            // SAFETY: Process context.
+            let skb = unsafe { bindings::nd_alloc_skb(SPARE_LEN) };
+            if skb.is_null() {
+                return Err(ENOMEM);
+            }
+            spares.push(Received(skb), GFP_KERNEL)?;
+        }
         Ok(Self {
             dev,
             napis: KVec::with_capacity(MAX_NAPIS, GFP_KERNEL)?,
             queue,
+            spares,
             saved: Some(Saved {
                 features: 0,
                 batch: 0,
@@ -132,9 +148,11 @@ impl Receiver {
         })
     }
 
-    /// Takes every NAPI that is or becomes idle, while the other CPUs still run. Panic path, before the stop.
+    /// Takes every NAPI whose poll function is left within the limit, while the other CPUs still run. Panic path,
+    /// before the stop.
     ///
-    /// A poll runs for microseconds to milliseconds, so nearly all can be had.
+    /// `poll_owner` is netpoll's lock around the poll function: with it in our hands nobody begins one, not even on
+    /// a busy queue that is polled over and over. A poll runs for microseconds to milliseconds.
     pub fn quiesce(&mut self) {
         self.list();
         let mut left = QUIESCE_LIMIT_US / 10;
@@ -177,16 +195,34 @@ impl Receiver {
         }
         let mut taken = Taken::default();
         for (napi, kind) in self.napis.iter_mut() {
-            if *kind == Napi::Dirty {
-                *kind = judge(*napi);
+            // Nobody is left to race with: what is free now was only busy before.
+            if *kind == Napi::Dirty && try_take(*napi) {
+                *kind = Napi::Clean;
             }
             match kind {
                 Napi::Clean => taken.clean += 1,
                 Napi::Dirty => taken.dirty += 1,
             }
         }
+        if taken.clean == 0 {
+            self.force();
+        }
         self.spread_nets();
         taken
+    }
+
+    /// The last resort when every poll function was interrupted half way, say by a panic inside the only one. Some
+    /// drivers can be polled all the same (virtio_net); with others this ends in a fault, and so does the dump, which
+    /// would not have begun otherwise.
+    fn force(&mut self) {
+        let this = super::system::cpu() as i32;
+        for (napi, kind) in self.napis.iter_mut() {
+            if state(*napi).load(Ordering::Acquire) & (DISABLE | NPSVC) == 0 {
+                poll_owner(*napi).store(this, Ordering::Release);
+                state(*napi).fetch_or(SCHED | IN_BUSY_POLL, Ordering::AcqRel);
+                *kind = Napi::Clean;
+            }
+        }
     }
 
     fn spread_nets(&mut self) {
@@ -224,6 +260,13 @@ impl Receiver {
                     (*queue).rps_flow_table = 0;
                 }
             }
+        }
+    }
+
+    /// Gives the spare buffers to this CPU's cache. Panic path, in softirq context.
+    pub(super) fn donate(&mut self) {
+        while let Some(spare) = self.spares.pop() {
+            drop(spare);
         }
     }
 
@@ -276,6 +319,12 @@ impl Receiver {
     pub fn give_back(&mut self) {
         while let Some(frame) = self.next() {
             drop(frame);
+        }
+        // Whoever prints over this NIC from now on may.
+        for (napi, kind) in self.napis.iter() {
+            if *kind == Napi::Clean {
+                poll_owner(*napi).store(-1, Ordering::Release);
+            }
         }
         QUEUE.store(null_mut(), Ordering::Release);
         let Some(saved) = self.saved.as_mut() else { return };
@@ -331,39 +380,37 @@ impl Receiver {
         for (napi, _) in self.napis.iter() {
             changed.object((*napi).cast(), size_of::<bindings::napi_struct>(), "napi");
         }
+        for spare in self.spares.iter() {
+            spare.report(changed);
+        }
         changed.value(&*self.queue, "state");
+        changed.place(&raw const QUEUE, "state");
         changed.object(self.napis.as_ptr().cast(), MAX_NAPIS * size_of::<(usize, Napi)>(), "state");
     }
 }
 
+/// Takes a NAPI unless somebody is inside its poll function, or it is switched off (the device is down or being
+/// reset).
 fn try_take(napi: *mut bindings::napi_struct) -> bool {
-    let word = state(napi);
-    let old = word.load(Ordering::Acquire);
-    if old & (SCHED | DISABLE | NPSVC) != 0 || poll_owner(napi).load(Ordering::Acquire) != -1 {
+    let this = super::system::cpu() as i32;
+    let owner = poll_owner(napi);
+    if owner.compare_exchange(-1, this, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         return false;
     }
-    word.compare_exchange(old, old | SCHED | IN_BUSY_POLL, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-}
-
-/// What became of a NAPI that could not be taken before the stop.
-fn judge(napi: *mut bindings::napi_struct) -> Napi {
-    let word = state(napi);
-    let old = word.load(Ordering::Acquire);
-    // Disabled (the device is down or being reset), or somebody was inside its poll function.
-    if old & (DISABLE | NPSVC) != 0 || poll_owner(napi).load(Ordering::Acquire) != -1 {
-        return Napi::Dirty;
+    if state(napi).load(Ordering::Acquire) & (DISABLE | NPSVC) != 0 {
+        owner.store(-1, Ordering::Release);
+        return false;
     }
-    // Idle, or queued on a CPU that will never get to it.
-    word.fetch_or(SCHED | IN_BUSY_POLL, Ordering::AcqRel);
-    Napi::Clean
+    // Idle, or queued on a CPU that will never get to it: from now on the driver cannot schedule or complete it.
+    state(napi).fetch_or(SCHED | IN_BUSY_POLL, Ordering::AcqRel);
+    true
 }
 
 /// Whether it brought anything.
 fn poll_one(napi: *mut bindings::napi_struct, queue: &mut FrameQueue) -> bool {
     let this = super::system::cpu() as i32;
     let before = queue.len;
-    poll_owner(napi).store(this, Ordering::Release);
-    // SAFETY: The NAPI is ours (SCHED is set and nobody was inside); the driver's poll function expects softirq
+    // SAFETY: The NAPI is ours (`try_take` or `force`); the driver's poll function expects softirq
     // context, which the dump's caller has entered. What it hands up lands in `gro.rx_list` or in `catch`.
     unsafe {
         (*napi).list_owner = this;
@@ -383,7 +430,6 @@ fn poll_one(napi: *mut bindings::napi_struct, queue: &mut FrameQueue) -> bool {
             at = next;
         }
     }
-    poll_owner(napi).store(-1, Ordering::Release);
     queue.len > before
 }
 

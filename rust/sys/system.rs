@@ -79,15 +79,10 @@ pub fn touch_watchdogs() {
     unsafe { bindings::nd_touch_watchdogs() };
 }
 
-/// Reports what running at all changes on this CPU: its task, and the module's own variables. Panic path.
+/// Reports what running at all changes: the task that this CPU is in. Panic path.
 pub fn report(changed: &mut super::volatile::Changed) {
-    // SAFETY: Addresses and sizes only.
-    unsafe {
-        changed.place(bindings::nd_current(), "task");
-        let module = &raw const bindings::__this_module;
-        let data = &(*module).mem[bindings::mod_mem_type_MOD_DATA as usize];
-        changed.object(data.base, data.size as usize, "module");
-    }
+    // SAFETY: Reads a per-CPU word; the address is not followed.
+    changed.place(unsafe { bindings::nd_current() }, "task");
 }
 
 /// Makes this CPU look as if it were serving a softirq, until dropped. Panic path; interrupts are off.

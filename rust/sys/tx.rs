@@ -11,12 +11,13 @@ use super::volatile::Changed;
 use core::ffi::c_uint;
 use kernel::prelude::*;
 
-/// Buffers in the pool: a NIC's usual ring.
-pub const POOL: usize = 256;
+/// Buffers in the pool: two bursts.
+pub const POOL: usize = 128;
 /// Most transmit queues that are looked at.
 const MAX_QUEUES: usize = 64;
-/// How long to try for each queue's lock before the stop, in microseconds.
-const LOCK_LIMIT_US: u32 = 1_000;
+/// How long to try for all queues' locks before the stop, in microseconds. They are held for microseconds, but a
+/// hypervisor may keep the CPU that holds one waiting.
+const LOCK_LIMIT_US: u32 = 200_000;
 const NETDEV_TX_OK: i32 = 0;
 
 /// A transmit queue's lock at the time of the stop.
@@ -97,26 +98,30 @@ impl Sender {
 
     /// Takes every queue's lock, while the other CPUs still run. Panic path, before the stop.
     pub(super) fn quiesce(&mut self) {
+        let mut left = LOCK_LIMIT_US / 10;
         for index in 0..self.queues() {
             let txq = self.txq(index);
-            let mut left = LOCK_LIMIT_US / 10;
-            // SAFETY: Tries; interrupts are off.
-            while !unsafe { bindings::nd_tx_trylock(self.dev, txq) } && left > 0 {
+            let Some(lock) = self.locks.get_mut(index) else { return };
+            loop {
+                // SAFETY: Tries; interrupts are off.
+                if unsafe { bindings::nd_tx_trylock(self.dev, txq) } {
+                    *lock = Lock::Ours;
+                    break;
+                }
+                if left == 0 {
+                    break;
+                }
                 left -= 1;
                 super::clock::spin_us(10);
-            }
-            if left > 0 {
-                if let Some(lock) = self.locks.get_mut(index) {
-                    *lock = Lock::Ours;
-                }
             }
         }
     }
 
     /// Frees the locks that were taken before the stop and chooses a queue. Panic path, after the stop.
     ///
-    /// False if no queue can be used.
-    pub(super) fn take_over(&mut self) -> bool {
+    /// If none is free, the first one is used all the same: the panic came from inside the driver, or a CPU was
+    /// stopped there. It may work, and without it there is no dump.
+    pub(super) fn take_over(&mut self) {
         let mut chosen = None;
         for index in 0..self.queues() {
             let txq = self.txq(index);
@@ -137,7 +142,10 @@ impl Sender {
             }
         }
         self.queue = chosen.map_or(0, |(index, _)| index as u16);
-        chosen.is_some()
+        if chosen.is_none() {
+            // SAFETY: Nobody else runs, so nobody will ever give it back.
+            unsafe { bindings::nd_tx_lock_reinit(self.txq(0)) };
+        }
     }
 
     fn lock_is_free(&self, txq: *mut bindings::netdev_queue) -> bool {

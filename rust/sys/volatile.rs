@@ -65,7 +65,9 @@ impl PhysRange {
 const MAX_PAGES: usize = 2048;
 const SLOTS: usize = MAX_PAGES * 2;
 /// Most ranges that are known beforehand.
-const MAX_RANGES: usize = 512;
+const MAX_RANGES: usize = 16;
+/// Most different labels: what the low bits of a page's address have room for, and more than there are.
+const MAX_LABELS: usize = 32;
 /// Bytes of one entry on the wire.
 pub const ENTRY_LEN: usize = 32;
 const LABEL_LEN: usize = 16;
@@ -76,7 +78,9 @@ pub type Label = &'static str;
 /// The report: ranges known beforehand, and single pages noted while the dump runs.
 pub struct Changed {
     ranges: KVec<(PhysRange, Label)>,
-    pages: KVec<(u64, Label)>,
+    /// Page numbers, with the place of their label in `labels` in the low bits.
+    pages: KVec<u64>,
+    labels: KVec<Label>,
     /// Open-addressed set over `pages`: index + 1, or 0.
     slots: KVec<u16>,
     /// Pages that found no room.
@@ -89,6 +93,7 @@ impl Changed {
         Ok(Self {
             ranges: KVec::with_capacity(MAX_RANGES, GFP_KERNEL)?,
             pages: KVec::with_capacity(MAX_PAGES, GFP_KERNEL)?,
+            labels: KVec::with_capacity(MAX_LABELS, GFP_KERNEL)?,
             slots: KVec::from_elem(0, SLOTS, GFP_KERNEL)?,
             overflow: 0,
         })
@@ -97,7 +102,7 @@ impl Changed {
     /// Adds a range. Panic path.
     pub fn range(&mut self, range: PhysRange, label: Label) {
         if self.ranges.push_within_capacity((range, label)).is_err() {
-            self.overflow += 1;
+            self.overflow = self.overflow.saturating_add(1);
         }
     }
 
@@ -125,21 +130,31 @@ impl Changed {
     /// Adds one page by its physical address. Panic path; a page that is there already costs one look.
     pub fn page(&mut self, paddr: u64, label: Label) {
         let start = paddr & !(PAGE_SIZE - 1);
+        let label = self.label(label);
         let mut at = ((start / PAGE_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS;
         for _ in 0..SLOTS {
             let Some(slot) = self.slots.get_mut(at) else { return };
             if *slot == 0 {
-                if self.pages.push_within_capacity((start, label)).is_err() {
-                    self.overflow += 1;
+                if self.pages.push_within_capacity(start | label).is_err() {
+                    self.overflow = self.overflow.saturating_add(1);
                     return;
                 }
                 *slot = self.pages.len() as u16;
                 return;
             }
-            if self.pages.get(usize::from(*slot) - 1).is_some_and(|(page, _)| *page == start) {
+            if self.pages.get(usize::from(*slot) - 1).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
                 return;
             }
             at = (at + 1) % SLOTS;
+        }
+    }
+
+    fn label(&mut self, label: Label) -> u64 {
+        let known = self.labels.iter().position(|known| *known == label);
+        match known {
+            Some(at) => at as u64,
+            None if self.labels.push_within_capacity(label).is_ok() => (self.labels.len() - 1) as u64,
+            None => MAX_LABELS as u64,
         }
     }
 
@@ -158,8 +173,10 @@ impl Changed {
         let (range, label) = match self.ranges.get(index) {
             Some(entry) => *entry,
             None => {
-                let (start, label) = *self.pages.get(index.checked_sub(self.ranges.len())?)?;
-                (PhysRange { start, end: start + PAGE_SIZE }, label)
+                let page = *self.pages.get(index.checked_sub(self.ranges.len())?)?;
+                let start = page & !(PAGE_SIZE - 1);
+                let label = self.labels.get((page & (PAGE_SIZE - 1)) as usize).copied().unwrap_or("");
+                (PhysRange { start, end: start.saturating_add(PAGE_SIZE) }, label)
             }
         };
         let mut bytes = [0; ENTRY_LEN];
@@ -175,9 +192,10 @@ impl Changed {
 
     /// Adds the pages of this report itself, and of everything that holds it.
     pub fn itself(&mut self, label: Label) {
-        let lists: [(*const c_void, usize); 3] = [
+        let lists: [(*const c_void, usize); 4] = [
             (self.ranges.as_ptr().cast(), size_of::<(PhysRange, Label)>() * MAX_RANGES),
-            (self.pages.as_ptr().cast(), size_of::<(u64, Label)>() * MAX_PAGES),
+            (self.pages.as_ptr().cast(), size_of::<u64>() * MAX_PAGES),
+            (self.labels.as_ptr().cast(), size_of::<Label>() * MAX_LABELS),
             (self.slots.as_ptr().cast(), size_of::<u16>() * SLOTS),
         ];
         for (start, len) in lists {

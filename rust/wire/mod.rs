@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Datagram formats of netdump, one file per message family.
+//! What netdump says on the wire: the datagrams, the frames around them, and the string that names the other end.
 //!
-//! Each family has a zero-copy view (`…View::new_checked`) and a plain representation (`Request`,
-//! `Reply`) with `parse`, `buffer_len` and `emit`. Both directions are here, because the same source
-//! is compiled into the client (a kernel module) and the server. Nothing allocates, nothing can panic.
+//! - [`classic`]: versions 4 and 5, as Red Hat spoke them.
+//! - [`ext`]: the items that our one extension of it carries.
+//! - [`frame`]: Ethernet, IP and UDP, for a client that has no network stack any more.
+//! - [`target`]: the parameter `netdump=`.
+//!
+//! Messages have a zero-copy view (`…View::new_checked`) and a plain representation (`Request`, `Reply`) with `parse`,
+//! `buffer_len` and `emit`. Both directions are here, because the same source is compiled into the client (a kernel
+//! module) and the server. Nothing allocates, nothing can panic.
 //!
 //! All integers on the wire are big-endian, except register blocks and memory, which are the client's.
 
