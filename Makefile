@@ -54,15 +54,15 @@ host-test: need-cargo ## the tests that boot nothing
 	python3 -m unittest discover -s $(tests) -p '*_test.py'
 
 guest-test: modules server ## the guest tests of `make test`
-	@$(guest)/run-tests.py --tier test
+	@$(tests)/run-tests.py --tier test
 
 test-full: modules server ## every guest test (hours; goes on where it stopped)
 	@$(tests)/build-modules --flavour amd64
-	@$(guest)/run-tests.py --tier full
+	@$(tests)/run-tests.py --tier full
 
 test-debug: server ## the guest tests on a kernel built with KASAN, lockdep and friends
 	@$(tests)/debug-kernel
-	@$(guest)/run-tests.py --tier debug
+	@$(tests)/run-tests.py --tier debug
 
 bench: modules server ## speed of a dump beside pktgen; results in build/bench/
 	@$(guest)/bench.py

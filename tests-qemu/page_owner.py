@@ -4,7 +4,7 @@
 import json
 import sys
 
-from drgn import FaultError, cast
+from drgn import FaultError, Object, cast
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import (
     PHYS_PFN,
@@ -15,7 +15,7 @@ from drgn.helpers.linux.mm import (
 )
 from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
-from drgn.helpers.linux.slab import find_containing_slab_cache, slab_object_info
+from drgn.helpers.linux.slab import find_containing_slab_cache, for_each_slab_cache, slab_object_info
 
 PAGE = 4096
 
@@ -73,6 +73,18 @@ def percpu_base():
 STACKS, PERCPU = task_stacks(), percpu_base()
 
 
+SLABS = {cache.value_(): cache.name.string_().decode() for cache in for_each_slab_cache(prog)}
+
+
+def sheaf_of(info):
+    """Whether an object is the list of free objects of another cache."""
+    try:
+        cache = Object(prog, "struct slab_sheaf *", info.address).cache.value_()
+    except (FaultError, LookupError, AttributeError):
+        return ""
+    return f" (free list of {SLABS[cache]})" if cache in SLABS else ""
+
+
 def owner(physical):
     """Whose the byte at a physical address is."""
     symbol = image_symbol(physical)
@@ -94,7 +106,7 @@ def owner(physical):
         if cache:
             info = slab_object_info(virtual)
             state = f"object {info.address:#x}+{virtual.value_() - info.address:#x} {'allocated' if info.allocated else 'free'}" if info else ""
-            return f"slab {cache.name.string_().decode()} {state}"
+            return f"slab {cache.name.string_().decode()} {state}{sheaf_of(info)}"
     except (FaultError, LookupError, AttributeError, ValueError) as error:
         return f"slab? ({type(error).__name__})"
     return "no slab"

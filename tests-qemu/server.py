@@ -34,6 +34,7 @@ class Server:
             path = self.crash / "magic" / client
             path.write_text(f"{MAGIC2:08x}{MAGIC1:08x}\n")
             path.chmod(0o600)
+        self.before: set[Path] = set()
         self.before = set(self.directories())
 
     def __enter__(self):
@@ -98,14 +99,12 @@ class Server:
 
     def directories(self, client: str = "") -> list[Path]:
         """Crash directories, oldest first."""
-        found = [p for p in self.crash.iterdir() if p.is_dir() and re.match(r"[0-9a-f.-]+-\d{4}-\d\d-\d\d-", p.name)]
+        found = [p for p in self.crash.iterdir() if p.is_dir() and p not in self.before and re.match(r"[0-9a-f.-]+-\d{4}-\d\d-\d\d-", p.name)]
         return sorted((p for p in found if p.name.startswith(client)), key=lambda p: p.stat().st_mtime)
 
     def meta(self, client: str = "") -> tuple[Path, dict] | None:
         """The newest new directory with a dump in it, and its meta.json."""
         for path in reversed(self.directories(client)):
-            if path in self.before:
-                continue
             try:
                 meta = json.loads((path / "meta.json").read_text())
             except (OSError, ValueError):
@@ -116,6 +115,7 @@ class Server:
 
     def wait_dump(self, seconds: float, client: str = "", guest=None) -> tuple[Path, dict]:
         """Waits until a dump has ended, well or badly."""
+        over = 0.0
         deadline = time.monotonic() + seconds
         while True:
             found = self.meta(client)
@@ -123,6 +123,10 @@ class Server:
                 return found
             if self.process.poll() is not None:
                 raise self.fail(f"the server ended ({self.process.returncode})")
+            # A guest that says it is over will not come back: what is on its way has some seconds to arrive.
+            if guest is not None and re.search(r"netdump(?: ends:|: .*no dump)|: no dump$", guest.console(), re.M):
+                deadline = min(deadline, time.monotonic() + 10 if not over else over + 10)
+                over = over or time.monotonic()
             if time.monotonic() > deadline:
                 console = "" if guest is None else "\n--- console:\n" + "\n".join(guest.console().splitlines()[-15:])
                 raise self.fail(f"no dump ended within {seconds:.0f} s{console}")

@@ -141,7 +141,8 @@ class Report:
 def drgn(lab: dict[str, str], vmcore: Path, script: str, *arguments, modules=(), seconds=300) -> str:
     """Runs one of our drgn scripts on a vmcore; what it printed."""
     command = [lab["DRGN"], "--quiet", "--core", str(vmcore), "--no-default-symbols", "--symbols", lab["VMLINUX"]]
-    for module in modules:
+    drivers = Path(lab["VMLINUX"]).parent.glob("kernel/**/*.ko")
+    for module in (*drivers, *modules):
         command += ["--symbols", str(module)]
     command += [str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL)

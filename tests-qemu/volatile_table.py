@@ -10,17 +10,19 @@ that code writes is named here; everything is found in the vmcore, before anythi
 import json
 import sys
 
+import driver_rings
 from drgn import FaultError, Object, cast, container_of
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.sched import task_cpu
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
-CPUS = list(for_each_possible_cpu(prog))
+# Only the panicking CPU still runs when pages are dumped.
+CPUS = [task_cpu(prog.crashed_thread().object)]
 found = []
 
 # Variables of the kernel's image, static per-CPU variables among them: who writes them after the stop of the others.
@@ -34,7 +36,7 @@ DYING = """panic_cpu panic_redirect_cpu panic_this_cpu_backtrace_printed panic_i
 reboot_mode reboot_emergency reboot_type reboot_default nmi_desc nmi_shootdown_done crash_ipi_issued waiting_for_crash_ipi
 shootdown_callback stop_this_cpu_mask cpus_stop_mask stopping_cpu __num_online_cpus __cpu_online_mask __cpu_active_mask
 __cpu_dying_mask cpus_booted_once_mask port_cf9_safe rtc_lock i8253_lock pci_config_lock io_apic_lock ioapic_lock
-panic_force_cpu suppress_printk panic_triggering_all_cpu_backtrace panic_notifier_list tainted_mask debug_locks
+panic_force_cpu virt_rebooting suppress_printk panic_triggering_all_cpu_backtrace panic_notifier_list tainted_mask debug_locks
 cpu_hotplug_lock sysrq_in_progress kmsg_dump_list_lock dump_list_lock"""
 TIME = """jiffies jiffies_64 jiffies_seq jiffies_lock tk_core timekeeper tk_fast_mono tk_fast_raw clocksource_list
 tick_next_period tick_do_timer_cpu tsc_early_khz cyc2ns hpet hpet_lock i8253_clear_counter_on_shutdown vdso_data
@@ -65,7 +67,7 @@ def add_object(obj, label):
 
 
 def add_percpu(obj, member, label):
-    """Notes every CPU's copy of what a per-CPU pointer points to."""
+    """Notes the panicking CPU's copy of what a per-CPU pointer points to."""
     try:
         for cpu in CPUS:
             add_object(per_cpu_ptr(obj.member_(member), cpu)[0], label)
@@ -74,7 +76,7 @@ def add_percpu(obj, member, label):
 
 
 def variables(names, label):
-    """Variables of the kernel, in every CPU's copy where they are per-CPU."""
+    """Variables of the kernel, in the panicking CPU's copy where they are per-CPU."""
     try:
         first, last = prog.symbol("__per_cpu_start").address, prog.symbol("__per_cpu_end").address
     except LookupError:
@@ -286,6 +288,14 @@ def network_devices():
             for napi in list_for_each_entry("struct napi_struct", device.napi_list.address_of_(), "dev_list"):
                 add_object(napi[0], label + ": napi")
             pools(device, label)
+            try:
+                for address, size, physical, what in driver_rings.of(device):
+                    if physical:
+                        found.append([address, address + size, f"{label}: {what}"])
+                    else:
+                        add(address, size, f"{label}: {what}")
+            except MISSING as error:
+                print(f"volatile_table: {label}: {error}", file=sys.stderr)
 
 
 def pools(device, label):
