@@ -72,6 +72,9 @@ impl Server {
         if requests.is_empty() {
             return;
         }
+        if requests.len() >= MAX_BURST * REQUEST_LEN {
+            self.touched.push(dump.path.peer);
+        }
         let sent = self.sender.send(dump.path, &requests, REQUEST_LEN);
         self.events.sent += sent.sent as u64;
         if sent.refused > 0 {

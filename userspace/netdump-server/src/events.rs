@@ -107,6 +107,8 @@ pub struct Events {
     quiet: Vec<Option<(Instant, u64)>>,
     /// Datagrams received.
     pub received: u64,
+    /// System calls that brought them.
+    pub batches: u64,
     /// Their bytes.
     pub received_bytes: u64,
     /// Datagrams sent.
@@ -130,6 +132,7 @@ impl Default for Events {
             counts: vec![0; kinds],
             quiet: vec![None; kinds],
             received: 0,
+            batches: 0,
             received_bytes: 0,
             sent: 0,
             log_bytes: 0,

@@ -32,7 +32,7 @@ use crate::writer::WriterEvent;
 /// Batches that are read before timers and reports have their turn.
 const BATCHES_PER_TURN: usize = 8;
 /// Time that open files have at the end of the server.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+const SHUTDOWN: Duration = Duration::from_secs(10);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
 /// Where the places of log streams are kept while the server is down.
@@ -210,7 +210,10 @@ impl Server {
             self.now = Instant::now();
             let receive = || receiver.receive(|path, datagram| self.datagram(path, datagram));
             match readiness.try_io(Interest::READABLE, receive) {
-                Ok(count) => self.events.received += count as u64,
+                Ok(count) => {
+                    self.events.received += count as u64;
+                    self.events.batches += 1;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // ENOMEM, say: none is worth dying for, and the next wake-up tries again.
@@ -324,6 +327,7 @@ impl Server {
         self.summed = self.events.received;
         tracing::info!(
             received = self.events.received,
+            batches = self.events.batches,
             sent = self.events.sent,
             dumps = self.dumps.len(),
             waiting = self.admission.waiting(),

@@ -39,6 +39,7 @@ pub(crate) fn render(server: &Server) -> Vec<u8> {
         "started": server.began,
         "written": jiff::Timestamp::now(),
         "datagrams_received": events.received,
+        "receive_batches": events.batches,
         "bytes_received": events.received_bytes,
         "datagrams_sent": events.sent,
         "log_bytes": events.log_bytes,

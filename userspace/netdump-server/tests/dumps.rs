@@ -302,3 +302,41 @@ fn a_machine_that_crashes_anew_in_its_dump_is_dumped_anew() {
     Core::open(&dirs[first].join("vmcore-incomplete")).count_true(&Image::new(image(256)));
     Core::open(&dirs[1 - first].join("vmcore")).assert_true(&Image::new(image(4)));
 }
+
+#[test]
+fn beyond_the_queue_only_the_log_is_taken() {
+    let server = Server::with(&["--secure", "0", "--max_concurrent_dumps", "1", "--max_waiting_clients", "1"]);
+    let report = server.crash(2, 4, &image(16));
+    assert_eq!(report.served, 4);
+    server.wait_for_count("dump complete", 2);
+    server.wait_for_count("dump not complete", 2);
+    assert!(server.log().contains("too many clients wait already"));
+    let complete = (2..6).filter(|n| ended_meta(&server.dir(host(server.block, *n)))["complete"] == true);
+    assert_eq!(complete.count(), 2);
+}
+
+#[test]
+fn zero_pages_are_written_when_asked_for() {
+    let server = Server::with(&["--secure", "0", "--skip_zero", "0"]);
+    assert_eq!(server.crash(2, 1, &image(8)).served, 1);
+    server.wait_for("dump complete");
+    let dir = server.dir(host(server.block, 2));
+    let machine = Image::new(image(8));
+    Core::open(&dir.join("vmcore")).assert_true(&machine);
+    let meta = ended_meta(&dir);
+    let ram = machine.ram_pages().count() as u64;
+    assert_eq!((&meta["dump"]["pages"]["written"], &meta["dump"]["pages"]["zero"]), (&ram.into(), &0.into()));
+    assert!(meta["dump"]["vmcore_disk_bytes"].as_u64().unwrap() >= ram * 4096);
+}
+
+#[test]
+fn a_finished_vmcore_is_given_to_the_compressor() {
+    let setup = Setup::new(&["--secure", "0", "--compress", "gzip -1"]);
+    let out = setup.scratch.path().join("seen");
+    setup.hook("netdump-reboot", &format!("ls $2 > {0}.tmp; mv {0}.tmp {0}", out.display()));
+    let server = setup.start();
+    assert_eq!(server.crash(2, 1, &image(4)).served, 1);
+    eventually("the last script", || out.exists());
+    let seen = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(seen, "log\nmeta.json\nvmcore.gz\n");
+}
