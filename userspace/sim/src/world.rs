@@ -21,7 +21,7 @@ use crate::link::{Link, LinkParams};
 /// One second of virtual time.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// A poor machine receives no more than this at a time: what the driver's ring holds.
+/// A machine takes no more than this at one moment, and loses the rest: what the ring of its network card holds.
 const CLIENT_BURST: usize = 256;
 
 /// What the world is like.

@@ -4,7 +4,7 @@
 use netdump_core::engine::End;
 use netdump_core::wire::classic::{Body, Command, Reply, Request, Version};
 use netdump_core::wire::{Cookie, RequestId};
-use netdump_session::{Failure, Phase};
+use netdump_session::{EndWith, Failure, Phase};
 use netdump_sim::image::ImageParams;
 use netdump_sim::link::LinkParams;
 use netdump_sim::world::{World, WorldParams, COOKIE, SECOND};
@@ -96,6 +96,20 @@ fn a_client_without_the_extension() {
     params.image.memory = 4 * MIB;
     let world = dumped(params);
     assert!(world.stored().info.as_ref().unwrap().ranges.is_none());
+}
+
+#[test]
+fn a_server_that_lets_the_panic_go_on() {
+    for loss in [0.0, 0.2] {
+        let mut params = over(|link| link.loss = loss);
+        params.image.memory = 2 * MIB;
+        let mut world = World::new(params);
+        world.session_params().end_with = EndWith::Exit;
+        world.run_to_the_end();
+        assert_eq!(world.end(), Some(End::Exit));
+        assert_eq!(world.failure(), None);
+        assert!(world.differences().is_empty());
+    }
 }
 
 #[test]

@@ -182,6 +182,7 @@ impl Udp {
             let addresses = vec![None; batch.len()];
             let flags = MsgFlags::MSG_DONTWAIT;
             match socket::sendmmsg(self.socket.as_raw_fd(), &mut self.headers, &batch, &addresses, [], flags) {
+                // At least one went out, or there would be an error.
                 Ok(results) => sent += results.count().max(1),
                 // The error of an earlier frame; this one was not tried, and would meet the same.
                 Err(Errno::ECONNREFUSED | Errno::EINTR) => refused += 1,
