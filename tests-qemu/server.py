@@ -124,7 +124,7 @@ class Server:
             if self.process.poll() is not None:
                 raise self.fail(f"the server ended ({self.process.returncode})")
             # A guest that says it is over will not come back: what is on its way has some seconds to arrive.
-            if guest is not None and re.search(r"netdump(?: ends:|: .*no dump)|: no dump$", guest.console(), re.M):
+            if guest is not None and re.search(r"netdump: (?:the dump ends:|.*no dump)", guest.console(), re.M):
                 deadline = min(deadline, time.monotonic() + 10 if not over else over + 10)
                 over = over or time.monotonic()
             if time.monotonic() > deadline:
