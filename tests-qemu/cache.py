@@ -96,6 +96,7 @@ class Step:
         return True
 
     def ensure(self, verify: bool) -> None:
+        """Makes what is not there, and stamps it."""
         if self.fresh(verify):
             return
         start = time.monotonic()

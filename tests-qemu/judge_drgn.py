@@ -4,7 +4,7 @@
 import json
 import sys
 
-from drgn import FaultError, Object
+from drgn import FaultError
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.module import for_each_module
 from drgn.helpers.linux.panic import panic_message

@@ -238,6 +238,7 @@ class Kernel:
         return cache.directory() / "logs" / f"{self.flavour}-{name}.log"
 
     def steps(self, build_root: Step, vmlinux: bool) -> list[Step]:
+        """What is to be made for this kernel."""
         name = f"{self.flavour}-{safe(self.version)}"
         image = Step(
             f"{name}-image", ["image", 1, self.version], [self.vmlinuz, self.modules / "modules.dep", self.headers / ".config"],

@@ -3,17 +3,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 from drgn import FaultError, Object, cast
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import (
-    PHYS_PFN,
     decode_page_flags,
     follow_phys,
     pfn_to_page,
+    page_to_phys,
     phys_to_virt,
 )
-from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import find_containing_slab_cache, for_each_slab_cache, slab_object_info
 
@@ -28,8 +28,6 @@ def task_stacks():
             area = task.stack_vm_area
             for i in range(area.nr_pages.value_()):
                 page = area.pages[i]
-                from drgn.helpers.linux.mm import page_to_phys
-
                 found[page_to_phys(page).value_()] = f"stack of {task.comm.string_().decode()}[{task.pid.value_()}] + {i * PAGE:#x}"
         except (FaultError, AttributeError, LookupError):
             continue
@@ -112,10 +110,10 @@ def owner(physical):
     return "no slab"
 
 
-for item in json.load(open(sys.argv[1], encoding="ascii")):
+for item in json.loads(Path(sys.argv[1]).read_text()):
     page, runs = item["page"], item["runs"]
     try:
-        struct_page = pfn_to_page(prog, PHYS_PFN(prog, page) if False else page // PAGE)
+        struct_page = pfn_to_page(prog, page // PAGE)
         flags = decode_page_flags(struct_page) or "no flags"
         extra = f"type {struct_page.page_type.value_() & 0xFFFFFFFF:#x} mapping {cast('unsigned long', struct_page.mapping).value_():#x}"
     except (FaultError, LookupError, AttributeError) as error:

@@ -3,10 +3,7 @@
 
 import contextlib
 import os
-import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path

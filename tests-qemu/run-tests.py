@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 import traceback
-from pathlib import Path
 
 import cases
 import cases_dump
