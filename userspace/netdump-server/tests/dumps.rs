@@ -49,7 +49,7 @@ fn a_dump_is_true_and_its_directory_is_whole() {
     assert_eq!(meta["identity"]["hostname"], "sim");
     assert_eq!(meta["directory"], dir.file_name().unwrap().to_str().unwrap());
     assert_eq!(meta["log_bytes"], log.len());
-    assert!(!meta["volatile"].as_array().unwrap().is_empty());
+    assert!(!meta["volatile"].as_array().unwrap().is_empty(), "{meta}\n{}", server.log());
     let dump = &meta["dump"];
     let count = |kind: &str| dump["pages"][kind].as_u64().unwrap();
     let ram = machine.ram_pages().count() as u64;
@@ -196,7 +196,7 @@ fn without_room_there_is_a_log_and_one_call_for_help() {
     assert!(!copy.join("vmcore").exists() && !copy.join("vmcore-incomplete").exists());
     let text = read_log(&copy);
     assert!(text.contains(std::str::from_utf8(Image::new(image(16)).log()).unwrap()));
-    assert!(text.contains(std::str::from_utf8(&Image::new(image(16)).listing()).unwrap()));
+    assert!(text.contains(std::str::from_utf8(&Image::new(image(16)).listing()).unwrap()), "{log}\n{text}");
     let meta = meta(&copy);
     assert!(meta["complete"] == false && meta["dump"]["failure"].as_str().unwrap().contains("no space"));
 }
