@@ -27,7 +27,8 @@ def layout_of_2005(context: Context) -> list[str]:
         path, meta = server.wait_dump(panic_run.dump_seconds(machine), guest=guest)
         must(meta["complete"] and meta["dump"]["format"] == "netdump", f"no complete dump in the layout of 2005: {meta['dump']}")
         guest.wait_held(60)
-    text = judges.check_crash(found, path / "vmcore", machine.cpus)
+    options = judges.options_of_2005(found, path / "vmcore", (path / "log").read_text(errors="replace"))
+    text = judges.check_crash(found, path / "vmcore", machine.cpus, options=options)
     (path / "vmcore").unlink()
     return text[0].splitlines()[:4]
 

@@ -2,6 +2,7 @@
 """What crash, drgn, gdb, makedumpfile and tshark say about a dump. None of them is ours."""
 
 import json
+import mmap
 import re
 import subprocess
 import tempfile
@@ -34,12 +35,12 @@ def must(condition, what: str) -> None:
 MARK = "@@@ next"
 
 
-def crash(lab, vmcore: Path, *commands: str, seconds=240) -> list[str]:
+def crash(lab, vmcore: Path, *commands: str, options=(), seconds=240) -> list[str]:
     """What crash prints for each of some commands (one session: it takes long to begin)."""
     with tempfile.NamedTemporaryFile("w", suffix=".crash", dir=vmcore.parent) as script:
         script.write("".join(f"{command}\n!echo {MARK}\n" for command in commands) + "quit\n")
         script.flush()
-        done = call([lab["CRASH"], "-s", lab["VMLINUX"], vmcore, "-i", script.name], seconds)
+        done = call([lab["CRASH"], "-s", *options, lab["VMLINUX"], vmcore, "-i", script.name], seconds)
     must(done.returncode == 0, f"crash ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     parts = done.stdout.split(MARK + "\n")
     must(len(parts) == len(commands) + 1, f"crash did not run all of {commands}:\n{done.stdout[-2000:]}")
@@ -49,9 +50,28 @@ def crash(lab, vmcore: Path, *commands: str, seconds=240) -> list[str]:
     return answers
 
 
-def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_crash") -> list[str]:
+def options_of_2005(lab, vmcore: Path, log: str) -> list[str]:
+    """What crash must be told about a kernel with KASLR when the vmcore has no VMCOREINFO: the offset is in the log, the
+    physical base follows from where the kernel's banner stands in memory."""
+    offset = re.search(r"Kernel Offset: (0x[0-9a-f]+)", log)
+    must(offset, "the log has no Kernel Offset")
+    symbols = call([lab["GDB"], "-nx", "-q", "-batch", "-ex", "info address linux_banner", lab["VMLINUX"]]).stdout
+    linked = re.search(r"at address (0x[0-9a-f]+)", symbols)
+    must(linked, f"gdb does not know linux_banner: {symbols}")
+    banner = int(linked[1], 16) - truth.TEXT_BASE
+    (segment,) = truth.segments(vmcore)
+    with open(vmcore, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as image:
+        at = -1
+        while (at := image.find(b"Linux version ", at + 1)) >= 0:
+            physical = at - segment.offset + segment.start
+            if (physical - banner) % truth.PAGE == 0:
+                return [f"--kaslr={offset[1]}", "-m", f"phys_base={physical - banner - int(offset[1], 16):#x}"]
+    raise JudgeError("the vmcore has no kernel banner")
+
+
+def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_crash", options=()) -> list[str]:
     """crash opens it, shows the panicking task's stack and every CPU's; what it printed for sys, bt and bt -a."""
-    system, task, every, tasks, log = crash(lab, vmcore, "sys", "bt", "bt -a", "ps", "log")
+    system, task, every, tasks, log = crash(lab, vmcore, "sys", "bt", "bt -a", "ps", "log", options=options)
     must(re.search(r"PANIC: \S", system), f"crash sees no panic:\n{system}")
     must(re.search(rf"CPUS: {cpus}\b", system), f"crash does not see {cpus} CPUs:\n{system}")
     must(in_stack in task, f"crash's bt has no {in_stack}:\n{task}")

@@ -119,5 +119,6 @@ for item in json.loads(Path(sys.argv[1]).read_text()):
     except (FaultError, LookupError, AttributeError) as error:
         flags, extra = "?", str(error)
     whose = list(dict.fromkeys(owner(page + first) for first, _ in runs[:12]))
+    words = " ".join(f"{offset:#x}:{ours:#x}->{real:#x}" for offset, ours, real in item["words"])
     spans = " ".join(f"{first:#x}-{last:#x}" for first, last in runs[:8]) + (" …" if len(runs) > 8 else "")
-    print(f"{page:#x} (direct map {phys_to_virt(prog, page).value_():#x}) {flags} {extra}: {'; '.join(whose)}; bytes {spans}")
+    print(f"{page:#x} (direct map {phys_to_virt(prog, page).value_():#x}) {flags} {extra}: {'; '.join(whose)}; bytes {spans}; {words}")

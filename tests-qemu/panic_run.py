@@ -105,14 +105,12 @@ def judge(lab, guest: Guest, path: Path, meta: dict, iomem: str, all_judges: boo
     must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
     must(vmcore.exists() and not (path / "vmcore-incomplete").exists(), f"{path} has no vmcore")
     picture = guest.directory / "truth"
-    try:
-        guest.dump_memory(picture)
-        report = truth.compare(lab, vmcore, picture, meta, iomem, modules)
-        (guest.directory / "truth.txt").write_text(report.text() + "\n")
-        must(report.good(), report.text())
-    finally:
-        if not os.environ.get("NETDUMP_KEEP"):
-            picture.unlink(missing_ok=True)
+    guest.dump_memory(picture)
+    report = truth.compare(lab, vmcore, picture, meta, iomem, modules)
+    (guest.directory / "truth.txt").write_text(report.text() + "\n")
+    must(report.good(), report.text())
+    if not os.environ.get("NETDUMP_KEEP"):
+        picture.unlink()
     cpus = guest.machine.cpus
     judges.check_drgn(lab, vmcore, cpus, modules, in_stack)
     lines = [report.text().splitlines()[0]]

@@ -18,7 +18,7 @@ from cache import HERE
 PAGE = 4096
 BLOCK = 1 << 20
 LIMIT = 4 << 20
-VMALLOC_BASE = 0xFFFFFFFF80000000  # the kernel's text mapping begins here
+TEXT_BASE = 0xFFFFFFFF80000000  # the kernel's text mapping begins here
 
 
 class TruthError(Exception):
@@ -63,7 +63,7 @@ def segments(path: Path) -> list[Segment]:
 
 def memory_segments(path: Path) -> list[Segment]:
     """The segments that are memory by physical address, without the second view of the kernel's image."""
-    return [s for s in segments(path) if s.virtual < VMALLOC_BASE]
+    return [s for s in segments(path) if s.virtual < TEXT_BASE]
 
 
 def read(file, layout: list[Segment], start: int, size: int) -> bytes | None:
@@ -223,9 +223,19 @@ def changed_bytes(vmcore: Path, truth: Path, page: int) -> list[tuple[int, int]]
     return runs
 
 
+def changed_words(vmcore: Path, truth: Path, page: int, count: int = 6) -> list[tuple[int, int, int]]:
+    """The first words of a page that differ: (offset, in the vmcore, in QEMU's picture)."""
+    with open(vmcore, "rb") as a, open(truth, "rb") as b:
+        mine, real = read(a, memory_segments(vmcore), page, PAGE), read(b, memory_segments(truth), page, PAGE)
+    words = [(i, int.from_bytes(mine[i : i + 8], "little"), int.from_bytes(real[i : i + 8], "little")) for i in range(0, PAGE, 8)]
+    return [word for word in words if word[1] != word[2]][:count]
+
+
 def owners(lab, vmcore: Path, truth: Path, pages: list[int], modules=()) -> list[str]:
     """One line for each page: whose it is and what changed in it."""
-    question = [{"page": page, "runs": changed_bytes(vmcore, truth, page)} for page in pages]
+    question = [
+        {"page": page, "runs": changed_bytes(vmcore, truth, page), "words": changed_words(vmcore, truth, page)} for page in pages
+    ]
     ask = vmcore.with_name("wrong-pages.json")
     try:
         ask.write_text(json.dumps(question))
