@@ -29,10 +29,10 @@ pub enum Phase {
     Storage,
     /// Fetching pages.
     Memory,
-    /// Fetching item VOLATILE.
-    Volatile,
     /// The client writes its task listing.
     ShowState,
+    /// Fetching item VOLATILE.
+    Volatile,
     /// Waiting for `stored`.
     Store,
     /// Ordering the client to reboot or to go on.

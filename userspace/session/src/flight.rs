@@ -103,15 +103,15 @@ impl Flight {
         self.live.get(&nr.0).copied()
     }
 
-    /// The first or a further answer to `nr` came. Why it had been taken for lost, wrongly.
-    pub(crate) fn saw(&mut self, nr: RequestId) -> Option<Cause> {
+    /// The first or a further answer to `nr` came. If it had been taken for lost, wrongly: why, and when it was sent.
+    pub(crate) fn saw(&mut self, nr: RequestId) -> Option<(Cause, Instant)> {
         let live = self.live.get_mut(&nr.0)?;
         self.newest_answered = self.newest_answered.max(live.seq);
-        let lost = live.lost.take();
-        if lost == Some(Cause::Order) {
+        let lost = live.lost.take()?;
+        if lost == Cause::Order {
             self.reorder = (self.reorder * 2).min(MAX_REORDER);
         }
-        lost
+        Some((lost, live.at))
     }
 
     /// Nothing more is expected for `nr`, but late copies are still known.
@@ -145,26 +145,30 @@ impl Flight {
         }
     }
 
-    /// The oldest open transmission, if it must be taken for lost; it then is. Ask until `None`.
+    /// The oldest open transmission, if others that were sent well after it have been answered and it is at least
+    /// `age` old: it is lost. Ask until `None`.
     ///
     /// With a small `window` there are not many later answers to be had, so fewer have to do.
-    pub(crate) fn take_lost(&mut self, now: Instant, wait: Duration, window: usize) -> Option<(u32, Cause)> {
-        let front = self.order.front()?;
-        let live = self.live.get_mut(&front.nr.0)?;
+    pub(crate) fn take_overtaken(&mut self, now: Instant, age: Duration, window: usize) -> Option<u32> {
         let overtaken = self.reorder.min(window.max(6) as u64 / 2);
-        let cause = if self.newest_answered >= live.seq.saturating_add(overtaken) {
-            Cause::Order
-        } else if now >= live.at + wait {
-            Cause::Time
-        } else {
-            return None;
-        };
+        let newest = self.newest_answered;
+        self.take_oldest(Cause::Order, |live| newest >= live.seq.saturating_add(overtaken) && now >= live.at + age)
+    }
+
+    /// The oldest open transmission, if its time is up: it is taken for lost.
+    pub(crate) fn take_late(&mut self, now: Instant, wait: Duration) -> Option<u32> {
+        self.take_oldest(Cause::Time, |live| now >= live.at + wait)
+    }
+
+    fn take_oldest(&mut self, cause: Cause, is_lost: impl FnOnce(&Live) -> bool) -> Option<u32> {
+        let front = self.order.front()?;
+        let live = self.live.get_mut(&front.nr.0).filter(|live| is_lost(live))?;
         live.open = false;
         live.lost = Some(cause);
         let unit = live.unit;
         self.open -= 1;
         self.trim();
-        Some((unit, cause))
+        Some(unit)
     }
 
     /// When the oldest open transmission times out.
@@ -209,12 +213,12 @@ mod tests {
         t.send(2);
         assert_eq!(t.flight.deadline(WAIT), Some(t.now + Duration::from_millis(90)));
         let late = t.now + Duration::from_millis(95);
-        assert_eq!(t.flight.take_lost(late, WAIT, 64), Some((1, Cause::Time)));
-        assert_eq!(t.flight.take_lost(late, WAIT, 64), None);
+        assert_eq!(t.flight.take_late(late, WAIT), Some(1));
+        assert_eq!(t.flight.take_late(late, WAIT), None);
         assert_eq!(t.flight.open(), 1);
         // A late answer is still known.
         assert!(t.flight.get(first).is_some());
-        assert_eq!(t.flight.saw(first), Some(Cause::Time));
+        assert_eq!(t.flight.saw(first).map(|(cause, _)| cause), Some(Cause::Time));
     }
 
     #[test]
@@ -222,19 +226,20 @@ mod tests {
         let mut t = Test::new();
         let nrs: Vec<_> = (0..20).map(|unit| t.send(unit)).collect();
         t.answer(nrs[7]);
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), None);
         t.answer(nrs[9]);
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((0, Cause::Order)));
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((1, Cause::Order)));
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
+        assert_eq!(t.flight.take_overtaken(t.now, WAIT, 64), None); // not old enough
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), Some(0));
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), Some(1));
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), None);
         assert_eq!(t.flight.open(), 16);
-        assert_eq!(t.flight.saw(nrs[0]), Some(Cause::Order)); // too early: from now on 16 must have overtaken
+        assert_eq!(t.flight.saw(nrs[0]), Some((Cause::Order, t.now))); // too early: from now on 16 must have overtaken
         assert_eq!(t.flight.saw(nrs[0]), None);
         t.answer(nrs[19]);
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((2, Cause::Order)));
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), Some((3, Cause::Order)));
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 64), None);
-        assert_eq!(t.flight.take_lost(t.now, WAIT, 2), Some((4, Cause::Order)));
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), Some(2));
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), Some(3));
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 64), None);
+        assert_eq!(t.flight.take_overtaken(t.now, Duration::ZERO, 2), Some(4));
     }
 
     #[test]

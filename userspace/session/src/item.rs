@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use netdump_core::wire::classic::{Body, Command, ItemId, EXT, MAX_EXT_DATA};
 use netdump_core::wire::RequestId;
 
-use crate::flight::Flight;
+use crate::flight::{Cause, Flight, PROBES};
 use crate::tools::Tools;
 
 /// The length of the item is not known before its first block; a client that does not answer that is asked so often.
@@ -81,6 +81,10 @@ impl Item {
 
     /// The next request; an error when a block was asked for too often.
     pub(crate) fn poll(&mut self, now: Instant, t: &mut Tools) -> Result<Option<(RequestId, Command)>, Fetched> {
+        while let Some(at) = self.flight.take_overtaken(now, t.rtt.overtaking_age(), t.window.size()) {
+            t.lost(Cause::Order, 1);
+            self.retry.push_back(at);
+        }
         if self.flight.open() >= t.window.size().min(MAX_IN_FLIGHT) {
             return Ok(None);
         }
@@ -162,7 +166,7 @@ impl Item {
         out.copy_from_slice(data);
         block.here = true;
         self.missing -= 1;
-        t.arrived(self.flight.saw(nr));
+        t.arrived(now, self.flight.saw(nr), 1);
         self.flight.settle(nr);
         if let Some(current) = current {
             self.flight.settle(current);
@@ -174,16 +178,20 @@ impl Item {
         (true, (self.missing == 0).then(|| Fetched::Item(std::mem::take(&mut self.data))))
     }
 
-    /// Looks for lost requests.
+    /// Repeats what was not answered in time.
     pub(crate) fn handle_timeout(&mut self, now: Instant, t: &mut Tools) {
-        let mut timed_out = 0;
-        while let Some((at, cause)) = self.flight.take_lost(now, t.rtt.wait(), t.window.size()) {
+        let mut late = 0;
+        while let Some(at) = self.flight.take_late(now, t.rtt.wait()) {
+            t.lost(Cause::Time, 1);
             self.retry.push_back(at);
-            if !t.count_lost(cause, 1, &mut timed_out) {
+            late += 1;
+            if late == PROBES {
                 break;
             }
         }
-        t.end_lost(timed_out);
+        if late > 0 {
+            t.timed_out();
+        }
     }
 
     pub(crate) fn deadline(&self, wait: Duration) -> Option<Instant> {

@@ -20,7 +20,7 @@
 //!   Event::Described    everything that the headers need            owner: storage_ready, or storage_failed
 //! memory
 //!   Event::MemoryDone   all pages were handed over                  owner: stored, once they are safe
-//! VOLATILE, SHOW_STATE, REBOOT or EXIT
+//! SHOW_STATE, VOLATILE, REBOOT or EXIT
 //!   Event::Finished
 //! ```
 //!

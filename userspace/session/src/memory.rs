@@ -15,7 +15,7 @@ use netdump_core::wire::{Pfn, RequestId};
 use netdump_vmcore::PageSize;
 
 use crate::event::{Absence, Event, PageBuf};
-use crate::flight::{Flight, Live};
+use crate::flight::{Cause, Flight, Live, PROBES};
 use crate::tools::Tools;
 use crate::work::Work;
 
@@ -148,6 +148,9 @@ impl Memory {
 
     /// The next request, if window and `room` (pages that may be begun) allow one.
     pub(crate) fn poll(&mut self, now: Instant, room: usize, t: &mut Tools) -> Option<(RequestId, Command)> {
+        while let Some(unit) = self.flight.take_overtaken(now, t.rtt.overtaking_age(), t.window.size()) {
+            self.repeat(unit, Cause::Order, t);
+        }
         loop {
             if self.flight.open() >= t.window.size() {
                 if !self.retry.is_empty() || !self.work.is_empty() {
@@ -305,7 +308,7 @@ impl Memory {
         slot.have |= 1 << chunk;
         self.seen[seen_at] = Seen { nr, print: fingerprint(data, self.key) };
         let complete = slot.have.count_ones() as usize == self.chunks;
-        t.arrived(self.flight.saw(nr));
+        t.arrived(now, self.flight.saw(nr), self.chunks);
         if complete {
             self.settle(now, live, t);
             let slot = &mut self.slots[index];
@@ -349,7 +352,7 @@ impl Memory {
             _ => return false,
         }
         let pfn = slot.pfn;
-        t.arrived(self.flight.saw(nr));
+        t.arrived(now, self.flight.saw(nr), self.chunks);
         self.settle(now, live, t);
         // A hint that does not lead on is no hint.
         let skipped = if next > pfn { self.work.skip(next) } else { Vec::new() };
@@ -402,21 +405,29 @@ impl Memory {
         self.work.put_back(pfn..pfn + 1, handed_over);
     }
 
-    /// Looks for lost transmissions.
+    /// Repeats what was not answered in time.
     pub(crate) fn handle_timeout(&mut self, now: Instant, t: &mut Tools) {
-        let mut timed_out = 0;
-        while let Some((unit, cause)) = self.flight.take_lost(now, t.rtt.wait(), t.window.size()) {
-            let slot = &mut self.slots[unit as usize];
-            if slot.state == State::Active && !slot.retry {
-                slot.retry = true;
-                self.retry.push_back(unit);
-            }
-            let missing = self.chunks.saturating_sub(slot.have.count_ones() as usize);
-            if !t.count_lost(cause, missing, &mut timed_out) {
+        let mut late = 0;
+        while let Some(unit) = self.flight.take_late(now, t.rtt.wait()) {
+            self.repeat(unit, Cause::Time, t);
+            late += 1;
+            if late == PROBES {
                 break;
             }
         }
-        t.end_lost(timed_out);
+        if late > 0 {
+            t.timed_out();
+        }
+    }
+
+    /// A transmission was lost.
+    fn repeat(&mut self, unit: u32, cause: Cause, t: &mut Tools) {
+        let slot = &mut self.slots[unit as usize];
+        if slot.state == State::Active && !slot.retry {
+            slot.retry = true;
+            self.retry.push_back(unit);
+        }
+        t.lost(cause, self.chunks.saturating_sub(slot.have.count_ones() as usize));
     }
 
     pub(crate) fn deadline(&self, wait: Duration) -> Option<Instant> {

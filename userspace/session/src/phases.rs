@@ -108,7 +108,7 @@ impl Session {
                     let entries: Vec<_> = VolatileRange::iter(&list).flatten().collect();
                     self.tools.events.push(Event::Volatile(entries));
                 }
-                self.enter_show_state(now);
+                self.enter_store(now);
             }
         }
     }
@@ -167,7 +167,7 @@ impl Session {
             None
         };
         self.end_memory(now, failure);
-        self.enter_volatile(now);
+        self.enter_show_state(now);
     }
 
     pub(crate) fn end_memory(&mut self, now: Instant, failure: Option<Failure>) {
@@ -182,12 +182,13 @@ impl Session {
         self.tools.events.push(Event::MemoryDone(MemoryEnd { failure, pages: self.pages }));
     }
 
+    /// Asks what the client has changed, as late as can be: the task listing and other people's frames change more.
     pub(crate) fn enter_volatile(&mut self, now: Instant) {
-        if self.extension {
+        if self.extension && self.memory_began.is_some() {
             let item = Item::new(ItemId::Volatile, MAX_VOLATILE);
             self.enter(Phase::Volatile, Task::Item(Box::new(item)));
         } else {
-            self.enter_show_state(now);
+            self.enter_store(now);
         }
     }
 
@@ -196,7 +197,7 @@ impl Session {
             self.keepalive = Ask::new(Command::Hello, now + self.params.keepalive);
             self.enter(Phase::ShowState, Task::Listing(Listing::new(now, self.extension)));
         } else {
-            self.enter_store(now);
+            self.enter_volatile(now);
         }
     }
 
@@ -274,7 +275,7 @@ impl Session {
             Task::Listing(listing) => {
                 if let Some(good) = listing.verdict(now, &self.params) {
                     self.show_state = good;
-                    self.enter_store(now);
+                    self.enter_volatile(now);
                 }
             }
             Task::Ending(ending) => {

@@ -22,11 +22,20 @@ pub(crate) struct Rtt {
     backoff: u32,
     /// The shortest wait.
     floor: Duration,
+    /// How much later than usual an answer can be only because others overtook it.
+    straggle: Duration,
 }
 
 impl Default for Rtt {
     fn default() -> Self {
-        Rtt { smoothed: None, variation: Duration::ZERO, min: None, backoff: 0, floor: MIN_WAIT }
+        Rtt {
+            smoothed: None,
+            variation: Duration::ZERO,
+            min: None,
+            backoff: 0,
+            floor: MIN_WAIT,
+            straggle: Duration::ZERO,
+        }
     }
 }
 
@@ -60,6 +69,22 @@ impl Rtt {
     /// An answer came after all for which the wait had been too short.
     pub(crate) fn was_hasty(&mut self) {
         self.floor = (self.floor * 2).min(MAX_MIN_WAIT);
+    }
+
+    /// An answer came after `age` that had been given up because later requests were answered before.
+    pub(crate) fn was_overtaken(&mut self, age: Duration) {
+        let smoothed = self.smoothed.unwrap_or(age);
+        // Beyond twice the usual time it is as good as lost.
+        self.straggle = self.straggle.max(age.saturating_sub(smoothed).min(smoothed));
+    }
+
+    /// A request younger than this is not lost, however many later ones have been answered.
+    pub(crate) fn overtaking_age(&self) -> Duration {
+        match self.smoothed {
+            // Without reordering there is nothing to wait for.
+            Some(smoothed) if !self.straggle.is_zero() => smoothed + self.straggle.min(smoothed),
+            _ => Duration::ZERO,
+        }
     }
 
     /// How long to wait for an answer now.
@@ -120,6 +145,18 @@ mod tests {
         assert_eq!(rtt.wait(), MAX_WAIT);
         rtt.answered();
         assert_eq!(rtt.wait(), INITIAL);
+    }
+
+    #[test]
+    fn reordering_buys_time() {
+        let mut rtt = Rtt::default();
+        rtt.measured(10 * MS);
+        assert_eq!(rtt.overtaking_age(), Duration::ZERO);
+        rtt.was_overtaken(13 * MS);
+        rtt.was_overtaken(12 * MS);
+        assert_eq!(rtt.overtaking_age(), 13 * MS);
+        rtt.was_overtaken(100 * MS);
+        assert_eq!(rtt.overtaking_age(), 20 * MS);
     }
 
     #[test]

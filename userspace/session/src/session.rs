@@ -167,11 +167,11 @@ impl Session {
                 // The owner has no files, and none to close.
                 self.files = Files::Stored;
                 self.failure.get_or_insert(Failure::Storage);
-                self.enter_volatile(now);
+                self.enter_show_state(now);
             }
             Phase::Memory => {
                 self.end_memory(now, Some(Failure::Storage));
-                self.enter_volatile(now);
+                self.enter_show_state(now);
             }
             _ => {
                 self.failure.get_or_insert(Failure::Storage);

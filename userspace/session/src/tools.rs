@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::event::{Absence, Counters, Event};
-use crate::flight::{Cause, PROBES};
+use crate::flight::Cause;
 use crate::number::Numbers;
 use crate::rtt::Rtt;
 use crate::window::Window;
@@ -33,36 +34,32 @@ impl Tools {
 }
 
 impl Tools {
-    /// Part of an answer came that was still wanted; `lost`: what its request had been taken for meanwhile.
-    pub(crate) fn arrived(&mut self, lost: Option<Cause>) {
+    /// Part of an answer came that was still wanted. `lost`: why its request had been taken for lost, and when it was
+    /// sent; its answer has so many `datagrams`.
+    pub(crate) fn arrived(&mut self, now: Instant, lost: Option<(Cause, Instant)>, datagrams: usize) {
         self.rtt.answered();
         self.window.arrived();
-        match lost {
-            Some(Cause::Time) => {
-                self.counters.spurious += 1;
-                self.rtt.was_hasty();
-            }
-            Some(Cause::Order) => self.counters.spurious += 1,
-            None => {}
+        let Some((cause, sent)) = lost else { return };
+        self.counters.spurious += 1;
+        self.window.found(datagrams);
+        match cause {
+            Cause::Time => self.rtt.was_hasty(),
+            Cause::Order => self.rtt.was_overtaken(now.saturating_duration_since(sent)),
         }
     }
 
-    /// Whether to look for more lost transmissions after this one; `timed_out` counts those lost by time.
-    pub(crate) fn count_lost(&mut self, cause: Cause, datagrams: usize, timed_out: &mut usize) -> bool {
+    /// A transmission was taken for lost, and so many datagrams of its answer with it.
+    pub(crate) fn lost(&mut self, cause: Cause, datagrams: usize) {
         self.window.lost(datagrams);
         match cause {
             Cause::Order => self.counters.lost_by_order += 1,
-            Cause::Time => {
-                self.counters.lost_by_time += 1;
-                *timed_out += 1;
-            }
+            Cause::Time => self.counters.lost_by_time += 1,
         }
-        *timed_out < PROBES
     }
 
-    /// Ends a look for lost transmissions.
-    pub(crate) fn end_lost(&mut self, timed_out: usize) {
-        if timed_out > 0 && self.rtt.timed_out() {
+    /// Nothing came in time.
+    pub(crate) fn timed_out(&mut self) {
+        if self.rtt.timed_out() {
             self.window.silent();
         }
     }

@@ -69,6 +69,11 @@ impl Window {
         self.missing += datagrams;
     }
 
+    /// The answer to a transmission that was taken for lost came after all.
+    pub(crate) fn found(&mut self, datagrams: usize) {
+        self.missing = self.missing.saturating_sub(datagrams);
+    }
+
     /// Transmission `seq` was answered in full; `next` will be the number of the next one.
     pub(crate) fn answered(&mut self, seq: u64, next: u64, rtt: &Rtt) {
         if seq >= self.round_end {

@@ -31,8 +31,8 @@ fn a_complete_dump() {
             Phase::Log,
             Phase::Storage,
             Phase::Memory,
-            Phase::Volatile,
             Phase::ShowState,
+            Phase::Volatile,
             Phase::End,
             Phase::Finished
         ]
@@ -80,7 +80,8 @@ fn heavy_reordering_costs_little() {
     pair.assert_true();
     let counters = pair.session.counters();
     println!("{:?} {counters:?}", outcome.memory_duration);
-    assert!(counters.requests < 4 * outcome.pages, "{counters:?}");
+    // Three in ten are late by up to thirty answers; taking every one of them for lost would double the requests.
+    assert!(counters.requests < outcome.pages * 12 / 10, "{counters:?}");
 }
 
 /// A guest whose host is busy: nothing is lost, and hardly anything may be sent twice.
