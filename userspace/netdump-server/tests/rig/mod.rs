@@ -25,15 +25,20 @@ pub const OPEN: u64 = 0x1111_1111_1111_1111;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// 127.x.y.z with x.y from the process and z from a counter: the server has `.1` of it, machines the rest.
+/// Addresses in a block.
+const BLOCK: u32 = 8;
+
+/// 127.x.y.z with x.y from the process and z from a counter: the server has the second address, machines the rest.
 pub fn block() -> Ipv4Addr {
     let pid = std::process::id();
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    Ipv4Addr::new(127, 1 + (pid >> 8) as u8 % 254, pid as u8, (n * 16 % 240) as u8)
+    assert!(n < 256 / BLOCK, "too many tests in one file for their addresses");
+    Ipv4Addr::new(127, 1 + (pid >> 8) as u8 % 254, pid as u8, (n * BLOCK) as u8)
 }
 
 /// Address `n` of a block.
 pub fn host(block: Ipv4Addr, n: u8) -> Ipv4Addr {
+    assert!(u32::from(n) < BLOCK);
     let [a, b, c, d] = block.octets();
     Ipv4Addr::new(a, b, c, d + n)
 }
