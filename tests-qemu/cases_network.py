@@ -29,7 +29,7 @@ class Impairer:
     def __init__(self, directory: Path, *options: str):
         self.stats_path = directory / "impair.json"
         ends = ["--a", "tap:nd0", "--b", f"udp:127.0.0.1:{PORT_A},127.0.0.1:{PORT_B}"]
-        self.command = [IMPAIR, *ends, *options, "--stats-json", self.stats_path]
+        self.command = [IMPAIR, *ends, *options, "--stats", self.stats_path]
         self.log = directory / "impair.log"
 
     def __enter__(self):
@@ -124,7 +124,7 @@ def unauthorised(context: Context) -> list[str]:
 
     def begin(guest: Guest, server: Server) -> None:
         subprocess.run(["ip", "addr", "add", "10.77.0.9/24", "dev", guest.machine.tap], check=True)
-        for source in (f"{HOST_ADDRESS}:0", "10.77.0.9:6666"):
+        for source in (f"{HOST_ADDRESS}:0", "10.77.0.9:0"):
             log = open(context.directory / f"probe-{len(probes)}.log", "wb")
             command = [SIM, "probe", "--client", f"{GUEST_ADDRESS}:6666", "--source", source, "--rate", "200", "--time", "20s"]
             probes.append((subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log), source, log))

@@ -138,6 +138,22 @@ class Report:
         return "\n".join(lines)
 
 
+def filled(vmcore: Path, truth: Path, out: Path) -> None:
+    """A core with the headers and notes of an incomplete vmcore and QEMU's picture of the memory, for drgn to look into."""
+    layout, theirs = segments(vmcore), memory_segments(truth)
+    with open(vmcore, "rb") as a, open(truth, "rb") as b, open(out, "wb") as c:
+        c.write(a.read(min(segment.offset for segment in layout)))
+        for segment in layout:
+            if segment.virtual >= TEXT_BASE:
+                continue
+            for at in range(0, segment.size, BLOCK):
+                data = read(b, theirs, segment.start + at, min(BLOCK, segment.size - at))
+                if data and any(data):
+                    c.seek(segment.offset + at)
+                    c.write(data)
+        c.truncate(max(segment.offset + segment.size for segment in layout))
+
+
 def drgn(lab: dict[str, str], vmcore: Path, script: str, *arguments, modules=(), seconds=300) -> str:
     """Runs one of our drgn scripts on a vmcore; what it printed."""
     command = [lab["DRGN"], "--quiet", "--core", str(vmcore), "--no-default-symbols", "--symbols", lab["VMLINUX"]]
@@ -155,14 +171,19 @@ def drgn(lab: dict[str, str], vmcore: Path, script: str, *arguments, modules=(),
 def allowed_ranges(lab, vmcore: Path, meta: dict, modules=()) -> list[tuple[int, int, str]]:
     """The list of what may differ: (start, end, label), physical, from meta.json and the table of kernel objects."""
     listed = [(v["start"], v["end"], "module:" + v["label"]) for v in meta.get("volatile", [])]
-    table = json.loads(drgn(lab, vmcore, "volatile_table.py", vmcore.with_name("meta.json"), modules=modules))
+    table = json.loads(drgn(lab, vmcore, "volatile_table.py", vmcore, vmcore.with_name("meta.json"), modules=modules))
     return listed + [(start, end, "kernel:" + label) for start, end, label in table]
 
 
 def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules=(), only_written=False) -> Report:
     """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there."""
     report = Report()
-    report.allowed = allowed_ranges(lab, vmcore, meta, modules)
+    source = vmcore
+    if only_written:
+        # The table cannot be found in what is not there.
+        source = vmcore.with_name("filled")
+        filled(vmcore, truth, source)
+    report.allowed = allowed_ranges(lab, source, meta, modules)
     allowed = merge([(s, e) for s, e, _ in report.allowed])
     report.allowed_bytes = sum(end - start for start, end in allowed)
     ours, theirs = memory_segments(vmcore), memory_segments(truth)
@@ -204,7 +225,9 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
                             report.wrong.append(address + at)
                 address += size
     if report.wrong:
-        report.owners = owners(lab, vmcore, truth, report.wrong[:400], modules)
+        report.owners = owners(lab, vmcore, source, truth, report.wrong[:400], modules)
+    if only_written:
+        source.unlink()
     return report
 
 
@@ -231,15 +254,15 @@ def changed_words(vmcore: Path, truth: Path, page: int, count: int = 6) -> list[
     return [word for word in words if word[1] != word[2]][:count]
 
 
-def owners(lab, vmcore: Path, truth: Path, pages: list[int], modules=()) -> list[str]:
-    """One line for each page: whose it is and what changed in it."""
+def owners(lab, vmcore: Path, source: Path, truth: Path, pages: list[int], modules=()) -> list[str]:
+    """One line for each page: whose it is and what changed in it; `source` is where drgn looks."""
     question = [
         {"page": page, "runs": changed_bytes(vmcore, truth, page), "words": changed_words(vmcore, truth, page)} for page in pages
     ]
     ask = vmcore.with_name("wrong-pages.json")
     try:
         ask.write_text(json.dumps(question))
-        return drgn(lab, vmcore, "page_owner.py", ask, modules=modules).splitlines()
+        return drgn(lab, source, "page_owner.py", ask, modules=modules).splitlines()
     except (TruthError, subprocess.TimeoutExpired) as error:
         return [f"{page:#x}" for page in pages] + [f"(drgn cannot say whose: {error})"]
     finally:

@@ -9,12 +9,15 @@ that code writes is named here; everything is found in the vmcore, before anythi
 
 import json
 import sys
+from pathlib import Path
 
 import driver_rings
+import truth
 from drgn import FaultError, Object, cast, container_of
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page
+from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page, phys_to_virt
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
+from drgn.helpers.linux.module import for_each_module
 from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.sched import task_cpu
 from drgn.helpers.linux.slab import for_each_slab_cache
@@ -23,6 +26,8 @@ PAGE = 4096
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
 # Only the panicking CPU still runs when pages are dumped.
 CPUS = [task_cpu(prog.crashed_thread().object)]
+SEGMENTS = truth.segments(Path(sys.argv[1]))
+SLAB_PAGE = prog.constant("PGTY_slab").value_()
 found = []
 
 # Variables of the kernel's image, static per-CPU variables among them: who writes them after the stop of the others.
@@ -167,7 +172,7 @@ def slab(cache, label, objects=False):
 
 def network_slabs():
     """Caches of frames. Small frames live in the caches of sk_buff and of their data; kmalloc serves larger ones."""
-    wanted = {}
+    wanted, whole = {}, {}
     for name in ("skbuff_cache", "skbuff_fclone_cache", "skb_small_head_cache"):
         for holder in ("net_hotdata", "_net_hotdata"):
             try:
@@ -179,8 +184,13 @@ def network_slabs():
         name = cache.name.string_().decode()
         if cache.value_() in wanted or name.startswith(("skbuff_", "skb_")):
             slab(cache, f"slab {name}", objects=True)
+            whole[cache.value_()] = cache
         elif name.startswith(("kmalloc-", "page->ptl")):
             slab(cache, f"slab {name}")
+            # Arrays of free objects are allocated from here when those of the caches of frames run over.
+            if name == "kmalloc-256":
+                whole[cache.value_()] = cache
+    slab_pages(whole)
     for cpu in CPUS:
         local = per_cpu_ptr(prog["napi_alloc_cache"].address_of_(), cpu)
         add_object(local[0], "napi_alloc_cache")
@@ -193,6 +203,37 @@ def network_slabs():
             fragment(per_cpu_ptr(prog["netdev_alloc_cache"].address_of_(), cpu)[0], "netdev_alloc_cache: page")
         except MISSING:
             pass
+
+
+def slab_pages(caches):
+    """Every page of some slab caches: they get new ones, and objects come and go, with each frame."""
+    page = prog.type("struct page")
+    type_at = prog.type("struct page").member("page_type").offset
+    cache_at = prog.type("struct slab").member("slab_cache").offset
+    for start, end in ram():
+        first = pfn_to_page(prog, start // PAGE).value_()
+        count = (end - start) // PAGE
+        for begin in range(0, count, 32768):
+            number = min(32768, count - begin)
+            try:
+                words = memoryview(prog.read(first + begin * page.size, number * page.size))
+            except FaultError:
+                continue
+            kinds = words.cast("I")[type_at // 4 :: page.size // 4].tolist()
+            for index, kind in enumerate(kinds):
+                if kind >> 24 == SLAB_PAGE:
+                    at = index * page.size + cache_at
+                    cache = caches.get(int.from_bytes(words[at : at + 8], "little"))
+                    if cache is not None:
+                        address, order = start + (begin + index) * PAGE, cache.oo.x.value_() >> 16
+                        found.append([address, address + (PAGE << order), "slab pages of " + cache.name.string_().decode()])
+
+
+def ram():
+    """Physical memory that has struct pages, as the dump's headers give it."""
+    for segment in SEGMENTS:
+        if segment.virtual < truth.TEXT_BASE:
+            yield segment.start, segment.end
 
 
 def fragment(cache, label):
@@ -326,6 +367,32 @@ def netmem(value, order, label):
             pass
 
 
+def page_tables():
+    """The lowest page tables over all that is listed, in the direct map and in modules: memory that was read-only once is
+    mapped clean, and the first write to it sets the dirty bit."""
+    top = prog["init_mm"].pgd.value_()
+    five = prog["__pgtable_l5_enabled"].value_() if "__pgtable_l5_enabled" in prog else 0
+    large = 512 * PAGE
+    regions = {phys_to_virt(prog, start).value_() // large for start, _, _ in found}
+    regions |= {phys_to_virt(prog, end - 1).value_() // large for _, end, _ in found}
+    for module in for_each_module(prog):
+        for part in module.mem:
+            base, size = part.base.value_(), part.size.value_()
+            regions |= set(range(base // large, (base + size) // large + 1)) if size else set()
+    for region in sorted(regions):
+        address = region * large
+        entry = prog.read_u64(top + (address >> (48 if five else 39) & 511) * 8)
+        for shift in (39, 30, 21) if five else (30, 21):
+            table = entry & 0x000F_FFFF_FFFF_F000
+            if not entry & 1 or entry & 0x80:
+                break
+            entry = prog.read_u64(table + (address >> shift & 511) * 8, physical=True)
+        else:
+            if entry & 1 and not entry & 0x80:
+                table = entry & 0x000F_FFFF_FFFF_F000
+                found.append([table, table + PAGE, "page tables of the above"])
+
+
 def struct_pages():
     """The struct page of all that is listed: reference counts and free lists change with their pages."""
     frames = {frame for start, end, _ in found for frame in range(start // PAGE, -(-end // PAGE))}
@@ -344,9 +411,10 @@ for part in (log_buffer, panicking_task, cpu_stacks, network_slabs, page_allocat
         part()
     except MISSING as error:
         print(f"volatile_table: {part.__name__}: {type(error).__name__}: {error}", file=sys.stderr)
-for argument in sys.argv[1:]:
+for argument in sys.argv[2:]:
     # What the module reported, so that the struct pages of that are listed too.
     for entry in json.load(open(argument, encoding="utf-8")).get("volatile", []):
         found.append([entry["start"], entry["end"], None])
 struct_pages()
+page_tables()
 json.dump([entry for entry in found if entry[2]], sys.stdout)
