@@ -247,7 +247,11 @@ def fragment(cache, label):
 def page_allocator():
     """Free lists: per-CPU ones, zones, counters."""
     for node in for_each_online_pgdat(prog):
-        add(node.value_(), node.type_.type.size, "page allocator: node")
+        # All of it but the lists of zones in order of preference, which are most of it and constant.
+        lists = node.node_zonelists
+        add(node.value_(), lists.address_ - node.value_(), "page allocator: node")
+        after = lists.address_ + lists.type_.size
+        add(after, node.value_() + node.type_.type.size - after, "page allocator: node")
         for zone in node.node_zones:
             if not zone.present_pages:
                 continue
