@@ -97,7 +97,7 @@ pub fn stop() {
 
 /// Something has changed that may matter. Atomic context.
 pub fn on_change() {
-    WORK.schedule(SETTLE);
+    WORK.soon(SETTLE);
 }
 
 fn run() {
@@ -108,7 +108,7 @@ fn run() {
             Err(_) => RETRY,
         }
     });
-    WORK.schedule(next);
+    WORK.later(next);
 }
 
 impl State {

@@ -162,6 +162,7 @@ bool nd_boot_cpu_has(unsigned int feature);
 void nd_lock(void);
 void nd_unlock(void);
 void nd_init_delayed_work(struct delayed_work *work, work_func_t func);
+bool nd_queue_delayed_work(struct delayed_work *work, unsigned int msecs);
 bool nd_mod_delayed_work(struct delayed_work *work, unsigned int msecs);
 
 /* Parameters of netdump.ko (params_netdump.c). */

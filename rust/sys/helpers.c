@@ -417,6 +417,11 @@ void nd_init_delayed_work(struct delayed_work *work, work_func_t func)
 	INIT_DELAYED_WORK(work, func);
 }
 
+bool nd_queue_delayed_work(struct delayed_work *work, unsigned int msecs)
+{
+	return queue_delayed_work(system_percpu_wq, work, msecs_to_jiffies(msecs));
+}
+
 bool nd_mod_delayed_work(struct delayed_work *work, unsigned int msecs)
 {
 	return mod_delayed_work(system_percpu_wq, work, msecs_to_jiffies(msecs));

@@ -17,6 +17,7 @@ pub struct DelayedWork {
 unsafe impl Sync for DelayedWork {}
 
 static FUNC: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static SOON: AtomicBool = AtomicBool::new(false);
 
 impl DelayedWork {
     /// Not started.
@@ -32,9 +33,18 @@ impl DelayedWork {
         self.ready.store(true, Ordering::Release);
     }
 
-    /// Asks for it to be done `msecs` from now, whatever was asked before.
-    pub fn schedule(&'static self, msecs: u32) {
+    /// Asks for it to be done `msecs` from now, unless that has been asked already.
+    pub fn later(&'static self, msecs: u32) {
         if self.ready.load(Ordering::Acquire) {
+            // SAFETY: Initialised, and it lives for ever.
+            unsafe { bindings::nd_queue_delayed_work((*self.work.get()).as_mut_ptr(), msecs) };
+        }
+    }
+
+    /// Asks for it to be done `msecs` from now, if it would be done later or not at all. What is asked for in this way
+    /// while it is about to run anyway does not put it off.
+    pub fn soon(&'static self, msecs: u32) {
+        if self.ready.load(Ordering::Acquire) && !SOON.swap(true, Ordering::AcqRel) {
             // SAFETY: Initialised, and it lives for ever.
             unsafe { bindings::nd_mod_delayed_work((*self.work.get()).as_mut_ptr(), msecs) };
         }
@@ -80,5 +90,7 @@ unsafe extern "C" fn run(_: *mut bindings::work_struct) {
     let func = FUNC.load(Ordering::Acquire);
     // SAFETY: Set by `start`, before the work could run, from a `fn()`.
     let func: fn() = unsafe { core::mem::transmute(func) };
+    // Before the work: what changes while it runs makes it run again.
+    SOON.store(false, Ordering::Release);
     func();
 }
