@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/build/cargo
 tests := tests-qemu
 lab := $(tests)/lab.py --flavour $(FLAVOUR)
 guest := $(tests)/isolated $(tests)
-scripts := .ci/run $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
+scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help lab modules server fuzz-build demo test host-test guest-test test-full test-debug fuzz bench lint lint-modules clean
@@ -22,13 +22,16 @@ help: ## this list
 		printf '  make %-12s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'FLAVOUR=amd64 takes the stock kernel with all drivers instead of the cloud one.'
-	@echo 'KVER=<release> KBUILD=<build tree> build the modules for a kernel of your own, with the compilers on PATH.'
+	@echo 'KVER=<release> (or KBUILD=<build tree>) builds the modules for a kernel of your own, with the compilers on PATH.'
 
 lab: ## fetch and build what the tests need, and print where it is (KEY=path)
 	@$(lab)
 
-# With KBUILD= the modules are for that tree and made with what is on PATH; otherwise for the lab's stock kernel, in the
+# With KVER= or KBUILD= the modules are for that tree and made with what is on PATH; otherwise for the lab's stock kernel, in the
 # build root that has its compilers.
+ifdef KVER
+KBUILD ?= /lib/modules/$(KVER)/build
+endif
 modules: ## build/<kernel release>/netdump.ko
 ifdef KBUILD
 	@$(tests)/build-modules --kbuild $(KBUILD)
@@ -47,7 +50,8 @@ demo: modules server ## a guest panics, and crash and drgn show what the server 
 
 test: lint host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
 
-host-test: need-cargo ## the tests that boot nothing
+# tshark of the lab judges what the wire code emits.
+host-test: need-cargo judges ## the tests that boot nothing
 	cd userspace && if $(CARGO) nextest --version >/dev/null 2>&1; \
 		then $(CARGO) nextest run --workspace --no-fail-fast && $(CARGO) test --workspace --doc; \
 		else $(CARGO) test --workspace; fi
@@ -83,6 +87,11 @@ lint-modules: # the kernel modules with clippy, and rustfmt over rust/
 clean: ## remove build/ (the cache stays)
 	rm -rf build
 
-.PHONY: need-cargo
+.PHONY: need-cargo judges
+.NOTPARALLEL:
+
+judges:
+	@$(lab) >/dev/null
+
 need-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "there is no cargo: apt-get install cargo rustfmt rust-clippy (Debian 13), or rustup with 1.85 or later" >&2; exit 1; }

@@ -50,7 +50,7 @@ add("layout-2005", layout_of_2005, tiers=("test", "full"))
 add("one-cpu-vmxnet3", dump, tiers=("test",), nic="vmxnet3", cpus=1, memory_mib=256)
 add("four-cpus", dump, tiers=("test",), cpus=4, memory_mib=1024)
 add(
-    "nmi-panic", dump, tiers=("test", "full"), append="unknown_nmi_panic=1", trigger=nmi, in_stack="panic",
+    "nmi-panic", dump, tiers=("test", "full"), append="unknown_nmi_panic=1", trigger=nmi, in_stack="nmi_panic",
 )  # fmt: skip
 add(
     "five-level-page-tables", dump, tiers=("full",), cpu="max",

@@ -3,7 +3,9 @@
 
 What may differ is a list of ranges fixed before the comparison: what the module itself reports in meta.json
 ("volatile"), and a table of kernel objects that change between the dump of a page and the moment when the guest is held,
-found by name in the vmcore (volatile_table.py, with drgn). The list is at most LIMIT bytes. Any other page that differs
+found by name in the vmcore (volatile_table.py, with drgn). A page that is listed may differ anywhere and counts whole; where the
+module reports bytes that are no whole pages, and nothing else is listed on their page, only those bytes may differ and
+count. The list is at most LIMIT bytes. Any other page that differs
 is an error, and drgn is asked whose page it is.
 """
 
@@ -88,9 +90,34 @@ def merge(ranges) -> list[tuple[int, int]]:
     return out
 
 
-def contains(ranges: list[tuple[int, int]], address: int) -> bool:
-    """Whether an address lies in one of some ranges."""
-    return any(start <= address < end for start, end in ranges)
+class Allowed:
+    """The list, by page."""
+
+    def __init__(self, listed: list[tuple[int, int, str]]):
+        self.whole: dict[int, str] = {}  # page -> label of what is listed first
+        self.parts: dict[int, list[tuple[int, int]]] = {}  # page -> (first, end) offsets
+        for start, end, label in listed:
+            bytes_only = label.startswith("module:") and (start % PAGE or end % PAGE)
+            for page in range(start // PAGE * PAGE, end, PAGE):
+                if bytes_only:
+                    self.parts.setdefault(page, []).append((max(start - page, 0), min(end - page, PAGE)))
+                else:
+                    self.whole.setdefault(page, label)
+        for page in self.whole:
+            self.parts.pop(page, None)
+
+    def size(self) -> int:
+        """Bytes that may differ."""
+        return len(self.whole) * PAGE + sum(len({n for a, b in parts for n in range(a, b)}) for parts in self.parts.values())
+
+    def label(self, page: int, mine: bytes, real: bytes) -> str | None:
+        """Under which label a page may differ as it does; None if it may not."""
+        if page in self.whole:
+            return self.whole[page]
+        parts = self.parts.get(page)
+        if parts and all(any(a <= i < b for a, b in parts) for i in range(PAGE) if mine[i] != real[i]):
+            return "module: bytes"
+        return None
 
 
 def system_ram(iomem: str) -> list[tuple[int, int]]:
@@ -184,8 +211,8 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
         source = vmcore.with_name("filled")
         filled(vmcore, truth, source)
     report.allowed = allowed_ranges(lab, source, meta, modules)
-    allowed = merge([(s, e) for s, e, _ in report.allowed])
-    report.allowed_bytes = sum(end - start for start, end in allowed)
+    allowed = Allowed(report.allowed)
+    report.allowed_bytes = allowed.size()
     ours, theirs = memory_segments(vmcore), memory_segments(truth)
     if not ours:
         raise TruthError(f"{vmcore} has no memory")
@@ -215,12 +242,10 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
                         page = mine[at : at + PAGE]
                         if page == real[at : at + PAGE] or (only_written and not any(page)):
                             continue
-                        if contains(allowed, address + at):
+                        label = allowed.label(address + at, page, real[at : at + PAGE])
+                        if label:
                             report.differing_allowed += 1
-                            for start, end, label in report.allowed:
-                                if start < address + at + PAGE and address + at < end:
-                                    report.labels[label] = report.labels.get(label, 0) + 1
-                                    break
+                            report.labels[label] = report.labels.get(label, 0) + 1
                         else:
                             report.wrong.append(address + at)
                 address += size
