@@ -159,7 +159,7 @@ impl Item {
             t.counters.duplicate_chunks += 1;
             return (true, None);
         }
-        let (start, current, once) = (offset as usize, block.current, block.tries == 1);
+        let (start, current) = (offset as usize, block.current);
         let Some(out) = self.data.get_mut(start..start + data.len()) else {
             return (false, None);
         };
@@ -171,9 +171,7 @@ impl Item {
         if let Some(current) = current {
             self.flight.settle(current);
         }
-        if once {
-            t.rtt.measured(now.saturating_duration_since(live.at));
-        }
+        t.rtt.measured(now.saturating_duration_since(live.at));
         t.window.answered(live.seq, self.flight.next_seq(), &t.rtt);
         (true, (self.missing == 0).then(|| Fetched::Item(std::mem::take(&mut self.data))))
     }

@@ -21,8 +21,9 @@ use crate::work::Work;
 
 /// So many numbers of a page are accepted at a time.
 const LIVE_NUMBERS: usize = 4;
-/// A page is given up after so many requests, if others are answered meanwhile.
+/// A page is given up after so many requests and so long, if others are answered meanwhile.
 const MAX_TRIES: u32 = 40;
+const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Done pages that linger, per page of the largest window.
 const LINGER: usize = 3;
 /// Buffers kept for pages to come.
@@ -52,6 +53,8 @@ struct Slot {
     /// Ring of its last numbers.
     numbers: [Option<RequestId>; LIVE_NUMBERS],
     tries: u32,
+    /// When it was first asked for.
+    since: Option<Instant>,
     /// Waits in `retry`.
     retry: bool,
     /// Handed over before.
@@ -105,6 +108,7 @@ impl Memory {
             buf: None,
             numbers: [None; LIVE_NUMBERS],
             tries: 0,
+            since: None,
             retry: false,
             again: false,
             generation: 0,
@@ -167,7 +171,7 @@ impl Memory {
                         continue;
                     }
                     slot.retry = false;
-                    if slot.tries >= MAX_TRIES {
+                    if slot.tries >= MAX_TRIES && slot.since.is_some_and(|since| now >= since + MAX_WAIT) {
                         self.give_up(index, t);
                         continue;
                     }
@@ -182,7 +186,8 @@ impl Memory {
             let slot = self.slots.get_mut(index as usize)?;
             let nr = self.flight.send(now, index, &mut t.numbers);
             let at = slot.tries as usize % LIVE_NUMBERS;
-            slot.tries += 1;
+            slot.tries = slot.tries.saturating_add(1);
+            slot.since.get_or_insert(now);
             if let Some(old) = slot.numbers[at].replace(nr) {
                 self.flight.forget(old);
             }
@@ -203,6 +208,7 @@ impl Memory {
         slot.have = 0;
         slot.buf = Some(buf);
         slot.tries = 0;
+        slot.since = None;
         slot.retry = false;
         slot.again = again;
         slot.generation = slot.generation.wrapping_add(1);
@@ -308,9 +314,13 @@ impl Memory {
         slot.have |= 1 << chunk;
         self.seen[seen_at] = Seen { nr, print: fingerprint(data, self.key) };
         let complete = slot.have.count_ones() as usize == self.chunks;
+        if complete || chunk + 1 == self.chunks {
+            // A number belongs to one transmission: there is no doubt which one this answers.
+            t.rtt.measured(now.saturating_duration_since(live.at));
+        }
         t.arrived(now, self.flight.saw(nr), self.chunks);
         if complete {
-            self.settle(now, live, t);
+            self.settle(live, t);
             let slot = &mut self.slots[index];
             slot.state = State::Done;
             self.lingering.push_back((live.unit, slot.generation));
@@ -323,17 +333,13 @@ impl Memory {
         true
     }
 
-    /// A page is done, by an answer to `live`: ends its transmissions and learns from them.
-    fn settle(&mut self, now: Instant, live: Live, t: &mut Tools) {
+    /// A page is done, by an answer to `live`: ends its transmissions.
+    fn settle(&mut self, live: Live, t: &mut Tools) {
         let slot = &self.slots[live.unit as usize];
-        let once = slot.tries == 1;
         for nr in slot.numbers.iter().flatten() {
             self.flight.settle(*nr);
         }
         self.active -= 1;
-        if once {
-            t.rtt.measured(now.saturating_duration_since(live.at));
-        }
         t.window.answered(live.seq, self.flight.next_seq(), &t.rtt);
     }
 
@@ -353,7 +359,7 @@ impl Memory {
         }
         let pfn = slot.pfn;
         t.arrived(now, self.flight.saw(nr), self.chunks);
-        self.settle(now, live, t);
+        self.settle(live, t);
         // A hint that does not lead on is no hint.
         let skipped = if next > pfn { self.work.skip(next) } else { Vec::new() };
         self.done += 1;

@@ -40,7 +40,7 @@ impl Default for Rtt {
 }
 
 impl Rtt {
-    /// A request that was sent once was answered in full after `sample`.
+    /// A transmission was answered after `sample`.
     pub(crate) fn measured(&mut self, sample: Duration) {
         match self.smoothed {
             None => {
@@ -53,6 +53,8 @@ impl Rtt {
             }
         }
         self.min = Some(self.min.map_or(sample, |min| min.min(sample)));
+        // What was hasty once need not be for ever.
+        self.floor = (self.floor - self.floor / 128).max(MIN_WAIT);
     }
 
     /// Some answer came.
@@ -132,6 +134,10 @@ mod tests {
             rtt.was_hasty();
         }
         assert_eq!(rtt.wait(), MAX_MIN_WAIT);
+        for _ in 0..1000 {
+            rtt.measured(MS);
+        }
+        assert_eq!(rtt.wait(), MIN_WAIT);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const INITIAL: usize = 16;
 /// Fewer than this, and there are no later answers to tell by that one is missing: each loss would cost a timeout.
 /// So few small requests burden nobody.
 const MIN: usize = 8;
-/// Where requests queue up: less would leave the client idle while our process waits for its turn.
+/// Where requests queue up and little is lost: less would leave the client idle while our process waits for its turn.
 const MIN_QUEUEING: usize = 32;
 
 /// The window and what happened in the round.
@@ -104,7 +104,8 @@ impl Window {
             self.size = shrunk(before / 2, MIN);
             self.threshold = self.size;
         } else if self.overflowed || (self.missing > 0 && rtt.is_inflated()) {
-            self.size = shrunk(before * 3 / 4, MIN_QUEUEING);
+            let much = self.missing > self.arrived * 2;
+            self.size = shrunk(before * 3 / 4, if much { MIN } else { MIN_QUEUEING });
             self.threshold = self.size;
         } else if self.missing == 0 && self.was_full {
             let quick = self.threshold.max(MIN_QUEUEING);
