@@ -395,6 +395,11 @@ unsigned long nd_kernel_map_start(void)
 	return __START_KERNEL_map;
 }
 
+struct page *nd_alloc_pages(unsigned int order)
+{
+	return alloc_pages(GFP_KERNEL, order);
+}
+
 bool nd_boot_cpu_has(unsigned int feature)
 {
 	return boot_cpu_has(feature);

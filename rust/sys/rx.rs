@@ -13,7 +13,7 @@
 //! Everything that is changed for this is remembered and put back when the dump ends.
 
 use super::bindings;
-use super::volatile::Changed;
+use super::volatile::{Changed, PAGE_SIZE};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
@@ -35,6 +35,9 @@ const MAX_RX_QUEUES: usize = 256;
 const SPARES: usize = 64;
 /// Bytes of a spare's data: the allocator's smallest kind.
 const SPARE_LEN: u32 = 128;
+/// Pages that are given to this CPU's lists for the same reason: how many, of which order. Drivers refill their rings
+/// from single pages or from runs of eight; what they free comes back to the same lists.
+const SPARE_PAGES: [(usize, u32); 2] = [(32, 0), (4, 3)];
 /// Packets that one poll may bring.
 pub const BUDGET: i32 = 64;
 /// How long all NAPIs together may take to come out of their poll functions before the stop, in microseconds.
@@ -64,6 +67,7 @@ pub struct Receiver {
     napis: KVec<(*mut bindings::napi_struct, Napi)>,
     queue: KBox<FrameQueue>,
     spares: KVec<Received>,
+    spare_pages: KVec<SparePage>,
     saved: Option<Saved>,
     /// Which NAPI brought the last frame.
     active: usize,
@@ -126,11 +130,18 @@ impl Receiver {
             }
             spares.push(Received(skb), GFP_KERNEL)?;
         }
+        let mut spare_pages = KVec::new();
+        for (count, order) in SPARE_PAGES {
+            for _ in 0..count {
+                spare_pages.push(SparePage::new(order)?, GFP_KERNEL)?;
+            }
+        }
         Ok(Self {
             dev,
             napis: KVec::with_capacity(MAX_NAPIS, GFP_KERNEL)?,
             queue,
             spares,
+            spare_pages,
             saved: Some(Saved {
                 features: 0,
                 batch: 0,
@@ -263,8 +274,11 @@ impl Receiver {
         }
     }
 
-    /// Gives the spare buffers to this CPU's cache. Panic path, in softirq context.
+    /// Gives the spare buffers and pages to this CPU's caches. Panic path, in softirq context.
     pub(super) fn donate(&mut self) {
+        while let Some(pages) = self.spare_pages.pop() {
+            drop(pages);
+        }
         while let Some(spare) = self.spares.pop() {
             drop(spare);
         }
@@ -383,6 +397,9 @@ impl Receiver {
         for spare in self.spares.iter() {
             spare.report(changed);
         }
+        for pages in self.spare_pages.iter() {
+            pages.report(changed);
+        }
         changed.value(&*self.queue, "state");
         changed.place(&raw const QUEUE, "state");
         changed.object(self.napis.as_ptr().cast(), MAX_NAPIS * size_of::<(usize, Napi)>(), "state");
@@ -473,6 +490,39 @@ impl FrameQueue {
         self.head = (self.head + 1) % MAX_FRAMES;
         self.len -= 1;
         skb
+    }
+}
+
+/// Pages to give away.
+struct SparePage {
+    page: *mut bindings::page,
+    order: u32,
+}
+
+impl SparePage {
+    fn new(order: u32) -> Result<Self> {
+        // SAFETY: Process context.
+        let page = unsafe { bindings::nd_alloc_pages(order) };
+        if page.is_null() {
+            return Err(ENOMEM);
+        }
+        Ok(Self { page, order })
+    }
+
+    fn report(&self, changed: &mut Changed) {
+        // SAFETY: The pages are ours.
+        let start = unsafe { bindings::nd_page_to_phys(self.page) };
+        for index in 0..1u64 << self.order {
+            changed.page(start.saturating_add(index * PAGE_SIZE), "spare");
+        }
+        changed.object(self.page.cast(), size_of::<bindings::page>() << self.order, "struct page");
+    }
+}
+
+impl Drop for SparePage {
+    fn drop(&mut self) {
+        // SAFETY: Ours. Small orders go to this CPU's lists under a try-lock.
+        unsafe { bindings::__free_pages(self.page, self.order) };
     }
 }
 
