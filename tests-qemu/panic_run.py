@@ -133,7 +133,7 @@ def dump_seconds(machine: Machine) -> float:
 
 def panic_run(
     lab, machine: Machine, directory: Path, load=False, parameters="", trigger=PANIC, all_judges=False, in_stack="sysrq_handle_crash",
-    settings=None, before_panic=None, target="",
+    settings=None, before_panic=None, before_arming=None, target="",
 ) -> list[str]:
     """A whole run that must end with a complete and true dump and a restart; lines for the report."""
     if load:
@@ -143,6 +143,8 @@ def panic_run(
     with guest, server:
         guest.wait_ready()
         iomem = guest.run("cat /proc/iomem")
+        if before_arming:
+            before_arming(guest)
         arm(guest, parameters, target)
         with Load(guest) if load else contextlib.nullcontext():
             if before_panic:

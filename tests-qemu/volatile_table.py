@@ -13,7 +13,7 @@ from pathlib import Path
 
 import driver_rings
 import truth
-from drgn import FaultError, Object, cast, container_of
+from drgn import FaultError, Object, cast, container_of, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page, phys_to_virt
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
@@ -250,7 +250,7 @@ def page_allocator():
         # All of it but the lists of zones in order of preference, which are most of it and constant.
         lists = node.node_zonelists
         add(node.value_(), lists.address_ - node.value_(), "page allocator: node")
-        after = lists.address_ + lists.type_.size
+        after = lists.address_ + sizeof(lists)
         add(after, node.value_() + node.type_.type.size - after, "page allocator: node")
         for zone in node.node_zones:
             if not zone.present_pages:
