@@ -23,6 +23,7 @@ from drgn.helpers.linux.sched import task_cpu
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
+RECORDS = 2048
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
 # Only the panicking CPU still runs when pages are dumped.
 CPUS = [task_cpu(prog.crashed_thread().object)]
@@ -101,13 +102,22 @@ def variables(names, label):
 
 
 def log_buffer():
-    """The printk ring: descriptors, infos and text."""
+    """The printk ring: its text, and the descriptors and infos of the next RECORDS records (the task listing is the bulk)."""
     ring = prog["prb"]
     descriptors = ring.desc_ring
     count = 1 << descriptors.count_bits.value_()
     add_object(ring[0], "log buffer")
-    add(descriptors.descs.value_(), count * descriptors.descs.type_.type.size, "log buffer: descriptors")
-    add(descriptors.infos.value_(), count * descriptors.infos.type_.type.size, "log buffer: infos")
+    head = descriptors.head_id.counter.value_() & (count - 1)
+    for array, label in ((descriptors.descs, "log buffer: descriptors"), (descriptors.infos, "log buffer: infos")):
+        size = array.type_.type.size
+        if RECORDS >= count:
+            add(array.value_(), count * size, label)
+            continue
+        # The record that is being written when its page is dumped is the one at the head.
+        first, last = head, head + RECORDS
+        add(array.value_() + first * size, (min(last, count) - first) * size, label)
+        if last > count:
+            add(array.value_(), (last - count) * size, label)
     text = ring.text_data_ring
     add(text.data.value_(), 1 << text.size_bits.value_(), "log buffer: text")
 
