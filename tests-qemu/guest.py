@@ -65,10 +65,17 @@ class Machine:
     tap: str = "nd0"
 
 
-def accelerator() -> list[str]:
-    """TCG, unless NETDUMP_ACCEL says otherwise: a /dev/kvm that exists need not work."""
+def accelerator(cpus: int) -> list[str]:
+    """TCG, unless NETDUMP_ACCEL says otherwise: a /dev/kvm that exists need not work.
+
+    With more virtual CPUs than cores, TCG's threads get at one another when the kernel patches its own code: guests
+    were seen to hang or to fault in a patched function while they booted. One thread for all is no slower there.
+    """
     named = os.environ.get("NETDUMP_ACCEL", "tcg")
-    return ["-accel", "tcg,thread=multi,tb-size=256" if named == "tcg" else named]
+    if named != "tcg":
+        return ["-accel", named]
+    thread = "multi" if cpus <= (os.cpu_count() or 1) else "single"
+    return ["-accel", f"tcg,thread={thread},tb-size=256"]
 
 
 def make_tap(name: str, address: str | None = HOST_ADDRESS, prefix: int = 24) -> None:
@@ -131,7 +138,7 @@ class Guest:
             (self.directory / name).unlink(missing_ok=True)
         command = [
             self.lab["QEMU"], "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,graphics=off",
-            *accelerator(), "-cpu", m.cpu, "-smp", str(m.cpus), "-m", f"{m.memory_mib}M",
+            *accelerator(m.cpus), "-cpu", m.cpu, "-smp", str(m.cpus), "-m", f"{m.memory_mib}M",
             "-kernel", self.lab["VMLINUZ"], "-initrd", str(image), "-append", append,
             "-chardev", f"file,id=console,path={self.console_path}", "-serial", "chardev:console",
             "-chardev", f"socket,id=control,path={self.directory}/control,server=on,wait=off", "-serial", "chardev:control",
