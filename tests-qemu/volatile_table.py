@@ -190,11 +190,17 @@ def network_slabs():
                 wanted[cache.value_()] = cache
             except MISSING:
                 pass
+    try:
+        fclone = prog["net_hotdata"].skbuff_fclone_cache.value_()
+    except MISSING:
+        fclone = 0
     for cache in for_each_slab_cache(prog):
         name = cache.name.string_().decode()
         if cache.value_() in wanted or name.startswith(("skbuff_", "skb_")):
             slab(cache, f"slab {name}", objects=True)
-            whole[cache.value_()] = cache
+            # A sk_buff with its clone is sent by TCP alone: some are freed when the transmitter is done, none are made.
+            if cache.value_() != fclone:
+                whole[cache.value_()] = cache
         elif name.startswith(("kmalloc-", "page->ptl")):
             slab(cache, f"slab {name}")
             # Arrays of free objects are allocated from here when those of the caches of frames run over.
@@ -408,8 +414,9 @@ def page_tables():
 
 
 def struct_pages():
-    """The struct page of all that is listed: reference counts and free lists change with their pages."""
-    frames = {frame for start, end, _ in found for frame in range(start // PAGE, -(-end // PAGE))}
+    """The struct pages of listed memory that is allocated and freed: reference counts and free lists change with it."""
+    fixed = ("log buffer", "printing", "dying", "time", "per-CPU", "stack", "panicking", "exception", "interrupt", "page allocator")
+    frames = {frame for start, end, label in found if not str(label).startswith(fixed) for frame in range(start // PAGE, -(-end // PAGE))}
     listed = set()
     for frame in frames:
         page = pfn_to_page(prog, frame)
