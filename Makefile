@@ -13,7 +13,7 @@ guest := $(tests)/isolated $(tests)
 scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server fuzz-build demo test host-test guest-test test-full test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server demo test host-test guest-test test-full test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
