@@ -13,7 +13,7 @@ use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
 use super::sys::panic_cell::PanicStatic;
 use super::sys::regs::{Regs, SegmentBases};
-use super::sys::system::{self, SoftirqContext};
+use super::sys::system::{self, SoftirqContext, Symbol};
 use super::sys::tasks::TaskListing;
 use super::sys::tx::Checksum;
 use super::sys::volatile::{Changed, ENTRY_LEN};
@@ -145,7 +145,10 @@ fn name_stragglers() {
             Some(state) if state.regs.is_none() => {
                 pr_emerg!("CPU {cpu} could not be reached, its registers are not known\n")
             }
-            Some(state) if state.by_nmi => pr_emerg!("CPU {cpu} was not taking interrupts and was stopped by NMI\n"),
+            Some(state) if state.by_nmi => {
+                let place = Symbol::of(state.ip);
+                pr_emerg!("CPU {cpu} was not taking interrupts and was stopped by NMI in {}\n", place.as_str());
+            }
             Some(_) | None => {}
         }
     }

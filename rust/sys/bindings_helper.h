@@ -20,6 +20,7 @@
 #include <linux/irq.h>
 #include <linux/irqdesc.h>
 #include <linux/interrupt.h>
+#include <linux/kallsyms.h>
 #include <linux/kdebug.h>
 #include <linux/kexec.h>
 #include <linux/kmsg_dump.h>
@@ -94,6 +95,9 @@ void nd_send_nmi(unsigned int cpu);
 
 unsigned int nd_nr_irqs(void);
 bool nd_irq_in_progress(struct irq_data *data);
+
+/* As long as sprint_symbol() needs. */
+enum { ND_SYMBOL_LEN = KSYM_SYMBOL_LEN };
 
 /* Tasks. */
 void nd_rcu_read_lock(void);

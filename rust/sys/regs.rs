@@ -33,6 +33,11 @@ impl Regs {
         Self(unsafe { *regs })
     }
 
+    /// The address of the next instruction.
+    pub fn ip(&self) -> u64 {
+        self.0.ip as u64
+    }
+
     /// As `elf_gregset_t`, in this machine's byte order (`ELF_CORE_COPY_REGS`).
     pub fn gregset(&self, bases: SegmentBases) -> [u8; GREGSET_LEN] {
         let r = &self.0;

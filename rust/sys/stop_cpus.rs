@@ -38,6 +38,8 @@ pub struct CpuState {
     pub pid: u32,
     /// The registers as `elf_gregset`, if they could be had.
     pub regs: Option<[u8; GREGSET_LEN]>,
+    /// Where it was; 0 without registers.
+    pub ip: u64,
     /// It had to be taken by NMI.
     pub by_nmi: bool,
 }
@@ -307,7 +309,7 @@ pub fn cpu_state(cpu: u32) -> Option<CpuState> {
     let slot = slots().get(cpu as usize).filter(|slot| slot.online.load(Ordering::Relaxed))?;
     let state = slot.state.load(Ordering::Acquire);
     if state < TAKEN {
-        return Some(CpuState { task: 0, pid: 0, regs: None, by_nmi: false });
+        return Some(CpuState { task: 0, pid: 0, regs: None, ip: 0, by_nmi: false });
     }
     // SAFETY: TAKEN or later: the CPU that wrote them writes no more.
     let (regs, bases, task, pid) = unsafe {
@@ -315,6 +317,8 @@ pub fn cpu_state(cpu: u32) -> Option<CpuState> {
         let (task, pid) = *slot.task.get();
         (regs, bases, task, pid)
     };
-    let regs = slot.found.load(Ordering::Relaxed).then(|| regs.gregset(bases));
-    Some(CpuState { task, pid, regs, by_nmi: state == TAKEN_BY_NMI })
+    let found = slot.found.load(Ordering::Relaxed);
+    let ip = if found { regs.ip() } else { 0 };
+    let regs = found.then(|| regs.gregset(bases));
+    Some(CpuState { task, pid, regs, ip, by_nmi: state == TAKEN_BY_NMI })
 }

@@ -79,6 +79,26 @@ pub fn touch_watchdogs() {
     unsafe { bindings::nd_touch_watchdogs() };
 }
 
+/// The name of a place in the kernel's code, `function+offset/size [module]`.
+pub struct Symbol {
+    text: [u8; bindings::ND_SYMBOL_LEN as usize],
+}
+
+impl Symbol {
+    /// Looks it up, without locks. Panic path.
+    pub fn of(address: u64) -> Self {
+        let mut symbol = Self { text: [0; bindings::ND_SYMBOL_LEN as usize] };
+        // SAFETY: The buffer is as long as the function expects.
+        unsafe { bindings::sprint_symbol(symbol.text.as_mut_ptr(), address as usize) };
+        symbol
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        CStr::from_bytes_until_nul(&self.text).ok().and_then(|text| text.to_str().ok()).unwrap_or("?")
+    }
+}
+
 /// Reports what running at all changes: the task that this CPU is in. Panic path.
 pub fn report(changed: &mut super::volatile::Changed) {
     // SAFETY: Reads a per-CPU word; the address is not followed.
