@@ -45,7 +45,7 @@ server: need-cargo ## build/bin/netdump-server and the tools beside it
 	@find $(CARGO_TARGET_DIR)/release -maxdepth 1 -type f -executable -name 'netdump*' -exec install -t build/bin {} +
 	@ls build/bin | sed 's|^|build/bin/|'
 
-demo: modules server ## a guest panics, and crash and drgn show what the server wrote
+demo: judges modules server ## a guest panics, and crash and drgn show what the server wrote
 	@$(guest)/demo.py
 
 test: lint host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
@@ -68,7 +68,7 @@ test-debug: server ## the guest tests on a kernel built with KASAN, lockdep and 
 	@$(tests)/debug-kernel
 	@$(tests)/run-tests.py --tier debug
 
-bench: modules server ## speed of a dump beside pktgen; results in build/bench/
+bench: judges modules server ## speed of a dump beside pktgen; results in build/bench/
 	@$(guest)/bench.py
 
 fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
@@ -87,6 +87,7 @@ lint-modules: # the kernel modules with clippy, and rustfmt over rust/
 clean: ## remove build/ (the cache stays)
 	rm -rf build
 
+# Everything of the lab, while there is a network: the guests' namespaces have none.
 .PHONY: need-cargo judges
 .NOTPARALLEL:
 

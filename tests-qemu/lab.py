@@ -355,6 +355,8 @@ def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, verify=False) -> d
     host_tools()
     kernel, steps = plan(flavour, vmlinux, judges)
     stale = [step.name for step in steps if not step.fresh(verify)]
+    if stale and os.environ.get("NETDUMP_ISOLATED"):
+        raise Failure("not there yet: " + ", ".join(stale), f"make lab FLAVOUR={flavour} (there is no network in here)")
     if stale:
         say(f"kernel {kernel.release} ({kernel.version}) from {address()}, cache {cache.directory()}")
         say("to do: " + ", ".join(stale))

@@ -21,7 +21,8 @@ import cases
 import cases_dump
 import cases_failure
 import cases_network
-from cache import HERE, REPOSITORY
+import lab
+from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
 assert cases_dump and cases_failure and cases_network  # they fill cases.CASES
@@ -104,6 +105,9 @@ def main() -> int:
     if not chosen:
         print(f"no test of tier {arguments.tier} is called {arguments.only}", file=sys.stderr)
         return 1
+    # Inside the namespaces there is no network to fetch anything from.
+    for flavour in sorted({case.flavour for case in chosen}):
+        lab.prepare(flavour)
     mark, failed = fingerprint(), []
     for number, case in enumerate(chosen, 1):
         head = f"[{number}/{len(chosen)}] {case.name}"
@@ -127,4 +131,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        sys.exit(1)
