@@ -13,7 +13,7 @@ guest := $(tests)/isolated $(tests)
 scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server demo test host-test guest-test test-full test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server demo test host-test guest-test test-full fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
@@ -63,10 +63,6 @@ guest-test: modules server ## the guest tests of `make test`
 test-full: modules server ## every guest test (hours; goes on where it stopped)
 	@$(tests)/build-modules --flavour amd64
 	@$(tests)/run-tests.py --tier full
-
-test-debug: server ## the guest tests on a kernel built with KASAN, lockdep and friends
-	@$(tests)/debug-kernel
-	@$(tests)/run-tests.py --tier debug
 
 bench: judges modules server ## speed of a dump beside pktgen; results in build/bench/
 	@$(guest)/bench.py

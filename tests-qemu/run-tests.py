@@ -90,7 +90,7 @@ def passed_before(case: cases.Case, mark: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", default="test", choices=["test", "full", "debug"])
+    parser.add_argument("--tier", default="test", choices=["test", "full"])
     parser.add_argument("--only", default="*", help="names, with * and ?")
     parser.add_argument("--again", action="store_true", help="also what has passed already")
     parser.add_argument("--list", action="store_true", help="print the names")
