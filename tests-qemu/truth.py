@@ -20,6 +20,7 @@ from cache import HERE
 PAGE = 4096
 BLOCK = 1 << 20
 LIMIT = 4 << 20
+FREE_LISTS = "kernel:page allocator: free lists"  # struct pages, which count by the byte as well
 TEXT_BASE = 0xFFFFFFFF80000000  # the kernel's text mapping begins here
 
 
@@ -97,7 +98,7 @@ class Allowed:
         self.whole: dict[int, str] = {}  # page -> label of what is listed first
         self.parts: dict[int, list[tuple[int, int]]] = {}  # page -> (first, end) offsets
         for start, end, label in listed:
-            bytes_only = label.startswith("module:") and (start % PAGE or end % PAGE)
+            bytes_only = label.startswith(("module:", FREE_LISTS)) and (start % PAGE or end % PAGE)
             for page in range(start // PAGE * PAGE, end, PAGE):
                 if bytes_only:
                     self.parts.setdefault(page, []).append((max(start - page, 0), min(end - page, PAGE)))

@@ -23,6 +23,7 @@ from drgn.helpers.linux.sched import task_cpu
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
+HEADS = 16  # entries of a list of free pages that may be taken
 RECORDS = 2048
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
 # Only the panicking CPU still runs when pages are dumped.
@@ -281,6 +282,26 @@ def page_allocator():
             pass
 
 
+def free_lists():
+    """The struct pages at the head of every list of free pages: who is taken first, its neighbour in the list, and where
+    a large block is split. Few are ever used, but which ones depends on what drivers ask for."""
+    label = "page allocator: free lists"
+    for node in for_each_online_pgdat(prog):
+        for zone in node.node_zones:
+            if not zone.present_pages:
+                continue
+            for order in range(zone.free_area.type_.length):
+                for head in zone.free_area[order].free_list:
+                    for number, page in enumerate(list_for_each_entry("struct page", head.address_of_(), "buddy_list")):
+                        if number == HEADS:
+                            break
+                        size = page.type_.type.size
+                        add(page.value_(), size, label)
+                        for split in range(order):
+                            # A block that is taken apart: the upper half of each size goes to its own list.
+                            add(page.value_() + (size << split), 8 * size, label)
+
+
 def devices(bus):
     """The devices of a bus."""
     for kobject in list_for_each_entry("struct kobject", prog["bus_kset"].list.address_of_(), "entry"):
@@ -427,7 +448,7 @@ def struct_pages():
 
 for names, label in ((PRINTING, "printing"), (DYING, "dying"), (TIME, "time"), (PERCPU, "per-CPU")):
     variables(names, label)
-for part in (log_buffer, panicking_task, cpu_stacks, network_slabs, page_allocator, network_devices, virtio):
+for part in (log_buffer, panicking_task, cpu_stacks, network_slabs, page_allocator, free_lists, network_devices, virtio):
     try:
         part()
     except MISSING as error:
