@@ -156,8 +156,9 @@ fn name_stragglers() {
 
 /// Notes what will change from now on, before the first page is read.
 fn report(plan: &mut Plan) {
-    let Plan { nic, changed, .. } = plan;
+    let Plan { nic, memory, changed, .. } = plan;
     nic.report(changed);
+    memory.report(changed);
     changed.itself("state");
     let place: *const Plan = &*plan;
     plan.changed.place(place, "state");

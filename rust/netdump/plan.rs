@@ -74,7 +74,7 @@ impl Plan {
     }
 
     fn with(settings: Settings, nic: Nic, path: Path, offload: bool) -> Result<KBox<Self>> {
-        let memory = MemoryMap::read()?;
+        let memory = MemoryMap::read()?.with_window();
         let mut ranges = KVec::with_capacity(memory.ranges().len(), GFP_KERNEL)?;
         for range in memory.ranges() {
             ranges.push(PhysRange { start: PhysAddr(range.start), end: PhysAddr(range.end) }, GFP_KERNEL)?;

@@ -160,6 +160,7 @@ phys_addr_t nd_page_to_phys(struct page *page);
 unsigned long nd_total_ram_pages(void);
 unsigned long nd_kernel_map_start(void);
 
+void nd_invlpg(unsigned long addr);
 struct page *nd_alloc_pages(unsigned int order);
 bool nd_boot_cpu_has(unsigned int feature);
 

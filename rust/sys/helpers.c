@@ -395,6 +395,11 @@ unsigned long nd_kernel_map_start(void)
 	return __START_KERNEL_map;
 }
 
+void nd_invlpg(unsigned long addr)
+{
+	asm volatile("invlpg (%0)" : : "r" (addr) : "memory");
+}
+
 struct page *nd_alloc_pages(unsigned int order)
 {
 	return alloc_pages(GFP_KERNEL, order);

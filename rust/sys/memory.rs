@@ -16,6 +16,79 @@ pub struct Unreadable;
 pub struct MemoryMap {
     ranges: KVec<PhysRange>,
     copy: Copy,
+    window: Option<Window>,
+}
+
+/// One page of address space that can be pointed at any frame.
+///
+/// Some memory has no mapping in the direct map: secret memory, guard pages, and for some seconds the init section of
+/// every module that was loaded. It is memory all the same.
+struct Window {
+    page: *mut c_void,
+    entry: *mut u64,
+}
+
+// SAFETY: Process context makes and frees it; only the panicking CPU uses it.
+unsafe impl Send for Window {}
+// SAFETY: As above.
+unsafe impl Sync for Window {}
+
+/// The bits of a page table entry that hold the frame.
+const ENTRY_FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+impl Window {
+    /// Process context. None where page tables are not ours to write, or memory is short: then such pages are left
+    /// out.
+    fn new() -> Option<Self> {
+        if boot_cpu_has(bindings::X86_FEATURE_XENPV) {
+            return None;
+        }
+        // SAFETY: Process context. The entry of a vmalloc page stays where it is for as long as the page is ours.
+        unsafe {
+            let page = bindings::vmalloc_noprof(PAGE_SIZE as usize);
+            if page.is_null() {
+                return None;
+            }
+            // Touched, so that the entry is there and valid.
+            page.cast::<u8>().write_volatile(0);
+            let mut level = 0u32;
+            let entry = bindings::lookup_address(page as usize, &raw mut level).cast::<u64>();
+            const LEVEL_4K: u32 = 1;
+            if entry.is_null() || level != LEVEL_4K {
+                bindings::vfree(page);
+                return None;
+            }
+            Some(Self { page, entry })
+        }
+    }
+
+    /// Copies from a frame through the window. Panic path.
+    fn copy(&self, pfn: u64, offset: usize, out: &mut [u8]) -> bool {
+        // SAFETY: The other CPUs are stopped, and nothing else uses this page: its entry can be changed and put back.
+        // `offset` and length stay within the page (see `MemoryMap::copy`). The frame is RAM that is not poisoned.
+        unsafe {
+            let saved = self.entry.read_volatile();
+            self.entry.write_volatile((saved & !ENTRY_FRAME) | (pfn * PAGE_SIZE & ENTRY_FRAME));
+            bindings::nd_invlpg(self.page as usize);
+            let from = self.page.byte_add(offset);
+            let left = bindings::copy_from_kernel_nofault(out.as_mut_ptr().cast(), from, out.len());
+            self.entry.write_volatile(saved);
+            bindings::nd_invlpg(self.page as usize);
+            left == 0
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: Made by `new`, and its entry is as it was.
+        unsafe { bindings::vfree(self.page) };
+    }
+}
+
+fn boot_cpu_has(feature: u32) -> bool {
+    // SAFETY: `boot_cpu_data` does not change after boot.
+    unsafe { bindings::nd_boot_cpu_has(feature) }
 }
 
 #[derive(Clone, Copy)]
@@ -40,7 +113,20 @@ impl MemoryMap {
         if ranges.is_empty() || ranges.len() > MAX_RANGES {
             return Err(ENODATA);
         }
-        Ok(Self { ranges, copy: choose_copy() })
+        Ok(Self { ranges, copy: choose_copy(), window: None })
+    }
+
+    /// Adds what is needed to read memory that the kernel has not mapped. Process context.
+    pub fn with_window(mut self) -> Self {
+        self.window = Window::new();
+        self
+    }
+
+    /// Reports the page table that reading such memory changes for a moment. Panic path.
+    pub fn report(&self, changed: &mut super::volatile::Changed) {
+        if let Some(window) = &self.window {
+            changed.object(window.entry.cast(), size_of::<u64>(), "page table");
+        }
     }
 
     /// The ranges, ascending and disjoint.
@@ -92,7 +178,7 @@ impl MemoryMap {
                 }
             }
         };
-        if complete {
+        if complete || self.window.as_ref().is_some_and(|window| window.copy(pfn, offset, out)) {
             Ok(())
         } else {
             Err(Unreadable)
@@ -103,9 +189,7 @@ impl MemoryMap {
 /// Machine checks reach us only on bare metal; a hypervisor that passes them on does so for poisoned pages, which
 /// are not read anyway. Under emulation a plain loop is far faster than `rep movsb`.
 fn choose_copy() -> Copy {
-    // SAFETY: `boot_cpu_data` does not change after boot.
-    let bit = |feature: u32| unsafe { bindings::nd_boot_cpu_has(feature) };
-    if bit(bindings::X86_FEATURE_ERMS) && !bit(bindings::X86_FEATURE_HYPERVISOR) {
+    if boot_cpu_has(bindings::X86_FEATURE_ERMS) && !boot_cpu_has(bindings::X86_FEATURE_HYPERVISOR) {
         Copy::MachineCheckSafe
     } else {
         Copy::NoFault
