@@ -50,7 +50,8 @@ tick_next_period tick_do_timer_cpu tsc_early_khz cyc2ns hpet hpet_lock i8253_cle
 last_jiffies_update tick_cpu_sched hrtimer_bases timer_bases"""
 PERCPU = """__preempt_count hardirq_stack_inuse irq_stat nmi_state nmi_cr2 nmi_dr7 nmi_stats kstack_offset softnet_data
 napi_alloc_cache page_frag_cache bh_lock kernel_cpustat kstat runqueues cpu_info cpu_tlbstate cpu_tlbstate_shared
-cpu_hw_events apic_pending cpu_tsc_khz mce_banks_ce_disabled __stack_chk_guard irq_regs __irq_regs vm_event_states
+cpu_hw_events apic_pending cpu_tsc_khz mce_banks_ce_disabled batched_entropy_u8 batched_entropy_u16 batched_entropy_u32
+batched_entropy_u64 crngs __stack_chk_guard irq_regs __irq_regs vm_event_states
 netdev_alloc_cache rcu_data lapic_events processors current_task cpu_current_top_of_stack in_kernel_fpu kernel_fpu_allowed
 boot_pageset boot_zonestats boot_nodestats xmit_recursion"""
 
