@@ -13,7 +13,7 @@ from pathlib import Path
 
 import driver_rings
 import truth
-from drgn import FaultError, Object, cast, container_of, sizeof
+from drgn import FaultError, Object, cast, container_of, offsetof, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page, phys_to_virt
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
@@ -23,6 +23,7 @@ from drgn.helpers.linux.sched import task_cpu
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
+PAGE_POOL_MAGIC = 0xDEAD000000000040  # PP_SIGNATURE
 HEADS = 16  # entries of a list of free pages that may be taken
 RECORDS = 2048
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
@@ -383,10 +384,12 @@ def network_devices():
 
 def pools(device, label):
     """Page pools of a device: pages that are free for its next frames."""
+    addresses = set()
     try:
         node = device.page_pools.first
         while node:
             pool = container_of(node, "struct page_pool", "user.list")
+            addresses.add(pool.value_())
             add_object(pool[0], label + ": page pool")
             for i in range(pool.alloc.cache.type_.length):
                 netmem(pool.alloc.cache[i].value_(), pool.p.order.value_(), label)
@@ -397,6 +400,26 @@ def pools(device, label):
             node = node.next
     except MISSING:
         pass
+    if addresses:
+        pool_pages(addresses, label + ": page pool pages")
+
+
+def pool_pages(pools, label):
+    """Every page that belongs to one of some page pools, wherever it is at the moment: its struct page says so. A page
+    goes to and fro between pool and ring while the ring's and the pool's own pages are dumped one after the other."""
+    kind = prog.type("struct page")
+    words, magic, owner = kind.size // 8, offsetof(kind, "pp_magic") // 8, offsetof(kind, "pp") // 8
+    section = 1 << 15
+    for node in for_each_online_pgdat(prog):
+        first = node.node_start_pfn.value_()
+        for start in range(first // section * section, first + node.node_spanned_pages.value_(), section):
+            try:
+                table = memoryview(prog.read(pfn_to_page(prog, start).value_(), section * kind.size)).cast("Q")
+            except FaultError:
+                continue
+            for number, pool in enumerate(table[owner::words].tolist()):
+                if pool in pools and table[number * words + magic] & ~3 == PAGE_POOL_MAGIC:
+                    add(page_to_virt(pfn_to_page(prog, start + number)).value_(), PAGE, label)
 
 
 def netmem(value, order, label):
