@@ -37,7 +37,7 @@ const SPARES: usize = 64;
 const SPARE_LEN: u32 = 128;
 /// Pages that are given to this CPU's lists for the same reason: how many, of which order. Drivers refill their rings
 /// from single pages or from runs of eight; what they free comes back to the same lists.
-const SPARE_PAGES: [(usize, u32); 2] = [(64, 0), (2, 3)];
+const SPARE_PAGES: [(usize, u32); 2] = [(16, 0), (1, 3)];
 /// Packets that one poll may bring.
 pub const BUDGET: i32 = 64;
 /// How long all NAPIs together may take to come out of their poll functions before the stop, in microseconds.

@@ -11,8 +11,8 @@ use super::volatile::Changed;
 use core::ffi::c_uint;
 use kernel::prelude::*;
 
-/// Buffers in the pool: two bursts.
-pub const POOL: usize = 128;
+/// Buffers in the pool: a burst and a half.
+pub const POOL: usize = 96;
 /// Most transmit queues that are looked at.
 const MAX_QUEUES: usize = 64;
 /// How long to try for all queues' locks before the stop, in microseconds. They are held for microseconds, but a
