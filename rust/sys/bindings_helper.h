@@ -152,7 +152,6 @@ void nd_neigh_release(struct neighbour *neigh);
 /* Memory. */
 void *nd_phys_to_virt(phys_addr_t paddr);
 phys_addr_t nd_virt_to_phys(const void *addr);
-bool nd_is_vmalloc(const void *addr);
 bool nd_page_hwpoison(struct page *page);
 bool nd_page_offline(struct page *page);
 bool nd_page_unaccepted(struct page *page);

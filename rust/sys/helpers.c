@@ -360,11 +360,6 @@ phys_addr_t nd_virt_to_phys(const void *addr)
 	return virt_to_phys((void *)addr);
 }
 
-bool nd_is_vmalloc(const void *addr)
-{
-	return is_vmalloc_or_module_addr(addr);
-}
-
 bool nd_page_hwpoison(struct page *page)
 {
 	return PageHWPoison(page);
