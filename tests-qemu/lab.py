@@ -278,9 +278,10 @@ def crash_options() -> list[str]:
 
 
 def write_wrappers() -> None:
-    """One file per judge that runs it in its root."""
+    """One file per judge that runs it in its root. They stand by themselves: several trees may share one cache."""
     home = cache.directory() / "bin"
     home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HERE / "in-root", home / "in-root")
     tools = {
         "crash": ["judges", "crash", *crash_options()],
         "gdb": ["judges", "gdb"],
@@ -290,7 +291,7 @@ def write_wrappers() -> None:
     }
     for tool, (root, *command) in tools.items():
         path = home / tool
-        words = shlex.join([str(HERE / "in-root"), root, *command])
+        words = shlex.join([str(home / "in-root"), root, *command])
         path.write_text(
             f"#!/bin/sh\nexport NETDUMP_CACHE={shlex.quote(str(cache.directory()))}\nexec {words} \"$@\"\n"
         )
@@ -320,7 +321,8 @@ def plan(flavour: str, vmlinux: bool, judges: bool):
         )
         home = cache.directory() / "bin"
         wrappers = Step(
-            "wrappers", ["wrappers", 1, str(HERE)], [home / t for t in ("crash", "gdb", "makedumpfile", "tshark", "drgn")],
+            "wrappers", ["wrappers", 2, (HERE / "in-root").read_text()],
+            [home / t for t in ("in-root", "crash", "gdb", "makedumpfile", "tshark", "drgn")],
             write_wrappers, [judge_root, drgn],
         )
         steps += [judge_root, drgn, wrappers]
