@@ -1,38 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tests in which a dump must be complete and true: NICs, CPUs, memory sizes, load, layouts, kinds of crash."""
 
-import subprocess
-from pathlib import Path
-
 import judges
-import lab
 import panic_run
-from cache import HERE, REPOSITORY
 from cases import Context, add
 from guest import CLOUD_NICS, Guest, Machine
 from judges import must
 from server import Server
 
 
-def ring_setter() -> Path:
-    """The program that sets a receive ring's size, made in the build root."""
-    path = REPOSITORY / "build/set-ring"
-    source = HERE / "set-ring.c"
-    if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run([*lab.in_root("build"), "gcc", "-Wall", "-O2", "-static", "-o", str(path), str(source)], check=True)
-    return path
-
-
 def dump(context: Context, nic="virtio-net-pci", cpus=2, memory_mib=512, load=False, all_judges=False, **more) -> list[str]:
     """One panic, judged by drgn and ground truth."""
     fields = {key: more.pop(key) for key in ("append", "cpu", "modules") if key in more}
     machine = Machine(nic=nic, cpus=cpus, memory_mib=memory_mib, **fields)
-    # The buffers of a receive ring all change under load, and the list of what may differ is bounded: vmxnet3's default
-    # ring alone is 1,024 buffers of 2 KiB, each replaced as it is used.
-    ring = {"vmxnet3": 256, "virtio-net-pci": 128 if load else 0}.get(nic, 0)
-    if ring:
-        machine.extra = {"/set-ring": ring_setter(), **machine.extra}
-        more["before_arming"] = lambda guest: guest.run(f"/set-ring eth0 {ring}")
     return panic_run.panic_run(context.lab(), machine, context.directory, load=load, all_judges=all_judges, **more)
 
 

@@ -4,6 +4,7 @@
 Everything happens in the network and process namespaces of `isolated`, so nothing is left behind whatever happens.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -13,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +61,8 @@ class Machine:
     disk_mib: int = 0  # size of a virtio disk
     netdev: str = ""  # QEMU's -netdev instead of a tap of our own (must have id=n0)
     hold: bool = True  # held, memory intact, where it would restart; otherwise it restarts
+    typing: bool = False  # the console has a keyboard: Guest.type_for_ever
+    debugger: bool = False  # Guest.debug works
     extra: dict = field(default_factory=dict)  # path in the guest -> file
     address: str = GUEST_ADDRESS
     mac: str = GUEST_MAC
@@ -134,18 +138,20 @@ class Guest:
             f"console=ttyS0,115200 loglevel=7 panic=5 oops=panic net.ifnames=0 nd.ip={m.address} nd.prefix=24 "
             f"nd.gateway={HOST_ADDRESS} {m.append}"
         )
-        for name in ("console", "qmp", "control"):
+        for name in ("console", "keyboard", "qmp", "control", "gdb"):
             (self.directory / name).unlink(missing_ok=True)
         command = [
             self.lab["QEMU"], "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,graphics=off",
             *accelerator(m.cpus), "-cpu", m.cpu, "-smp", str(m.cpus), "-m", f"{m.memory_mib}M",
             "-kernel", self.lab["VMLINUZ"], "-initrd", str(image), "-append", append,
-            "-chardev", f"file,id=console,path={self.console_path}", "-serial", "chardev:console",
+            "-chardev", self.console_device(), "-serial", "chardev:console",
             "-chardev", f"socket,id=control,path={self.directory}/control,server=on,wait=off", "-serial", "chardev:control",
             "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",
             "-netdev", netdev, "-device", f"{m.nic},netdev=n0,mac={m.mac},romfile=",
             "-action", "shutdown=pause,panic=none" + (",reboot=shutdown" if m.hold else ",reboot=reset"),
         ]  # fmt: skip
+        if m.debugger:
+            command += ["-chardev", f"socket,id=gdb,path={self.directory}/gdb,server=on,wait=off", "-gdb", "chardev:gdb"]
         if m.disk_mib:
             disk = self.directory / "disk"
             with open(disk, "wb") as file:
@@ -165,6 +171,59 @@ class Guest:
         self.control = socket.socket(socket.AF_UNIX)
         self.control.connect(str(self.directory / "control"))
         self.boots += 1
+
+    def console_device(self) -> str:
+        """QEMU's option for the first serial port."""
+        if self.machine.typing:
+            keyboard = self.directory / "keyboard"
+            return f"socket,id=console,path={keyboard},server=on,wait=off,logfile={self.console_path}"
+        return f"file,id=console,path={self.console_path}"
+
+    def type_for_ever(self) -> None:
+        """Types on the console as fast as it takes it, until the guest is ended (a machine with typing=True)."""
+        keyboard = socket.socket(socket.AF_UNIX)
+        keyboard.connect(str(self.directory / "keyboard"))
+
+        def work() -> None:
+            # QEMU's end breaks off when it is killed.
+            with keyboard, contextlib.suppress(OSError):
+                while True:
+                    select.select([keyboard], [keyboard], [])
+                    with contextlib.suppress(BlockingIOError):
+                        keyboard.recv(65536, socket.MSG_DONTWAIT)
+                    with contextlib.suppress(BlockingIOError):
+                        keyboard.send(b"x" * 64, socket.MSG_DONTWAIT)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def debug(self, *commands: str, meanwhile=None) -> str:
+        """Halts the guest, lets gdb run some commands, and lets it go on (a machine with debugger=True); gdb's output.
+
+        With a `continue` among them, `meanwhile` is what makes the guest stop again; a breakpoint by name needs nokaslr.
+        """
+        words = [self.lab["GDB"], "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off"]
+        if meanwhile:
+            words.append(self.lab["VMLINUX"])
+        for command in ("set architecture i386:x86-64", f"target remote {self.directory}/gdb", *commands, "detach"):
+            words += ["-ex", command]
+        path = self.directory / "gdb.log"
+        with open(path, "wb") as log:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        try:
+            if meanwhile:
+                self.qmp.wait_event(("RESUME",), deadline)
+                meanwhile()
+            process.wait(deadline - time.monotonic())
+        except (QmpError, subprocess.TimeoutExpired) as error:
+            raise self.fail(f"gdb: {error}\n{path.read_text()}") from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode or "detached" not in path.read_text():
+            raise self.fail(f"gdb: {path.read_text()}")
+        return path.read_text()
 
     def kill(self) -> None:
         """Ends QEMU, and only it."""

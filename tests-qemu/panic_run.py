@@ -4,13 +4,15 @@
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import judges
+import lab as lab_module
 import truth
-from cache import REPOSITORY
+from cache import HERE, REPOSITORY
 from guest import HOST_ADDRESS, Guest, Machine
 from judges import must
 from server import MAGIC1, MAGIC2, Server
@@ -24,6 +26,24 @@ def module_path(lab) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: run 'make modules' first (FLAVOUR= as in the test)")
     return path
+
+
+def ring_setter() -> Path:
+    """The program that sets a receive ring's size, made in the build root."""
+    path = REPOSITORY / "build/set-ring"
+    source = HERE / "set-ring.c"
+    if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run([*lab_module.in_root("build"), "gcc", "-Wall", "-O2", "-static", "-o", str(path), str(source)], check=True)
+    return path
+
+
+def receive_ring(machine: Machine, load: bool) -> int:
+    """The receive ring that a test sets; 0 leaves the driver's own.
+
+    The buffers of a ring all change under load, and the list of what may differ is bounded: vmxnet3's default ring alone
+    is 1,024 buffers of 2 KiB, each replaced as it is used.
+    """
+    return {"vmxnet3": 256, "virtio-net-pci": 128 if load else 0}.get(machine.nic, 0)
 
 
 def with_module(lab, machine: Machine) -> Machine:
@@ -47,10 +67,14 @@ def arm(guest: Guest, parameters: str = "", target: str = "", seconds: float = 6
 
 
 class Load:
-    """Disk and network load on a guest, from both sides, until the end of the block."""
+    """Disk and network load on a guest, from both sides, until it panics or the block ends.
+
+    After the panic a trickle goes on. Every frame more changes the buffer that it comes in, and the list of what may
+    differ is bounded.
+    """
 
     def __init__(self, guest: Guest):
-        self.guest, self.stop = guest, threading.Event()
+        self.guest, self.stop, self.panicked = guest, threading.Event(), threading.Event()
         self.threads: list[threading.Thread] = []
 
     def __enter__(self):
@@ -60,7 +84,7 @@ class Load:
             g.run(f"(while :; do dd if=/dev/zero of=/dev/vda bs=1M count={count}; dd if=/dev/vda of=/dev/null bs=64k; done) >/dev/null 2>&1 &")
         g.run("(while :; do nc -l -p 9000 >/dev/null; done) >/dev/null 2>&1 &")
         g.run(f"(while :; do dd if=/dev/zero bs=1000 count=2000 | nc -u -w 1 {HOST_ADDRESS} 9001; done) >/dev/null 2>&1 &")
-        for work in (self.udp, self.tcp, self.sink):
+        for work in (self.watch, self.udp, self.tcp, self.sink):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self.threads.append(thread)
@@ -69,24 +93,31 @@ class Load:
 
     def __exit__(self, *_):
         self.stop.set()
+        self.panicked.set()
         for thread in self.threads:
             thread.join(5)
 
+    def watch(self) -> None:
+        """Notices the panic."""
+        while not (self.panicked.wait(0.02) or self.stop.is_set()):
+            if "Kernel panic - not syncing" in self.guest.console():
+                self.panicked.set()
+
     def udp(self) -> None:
-        """Datagrams of all sizes at a port that nobody listens on, about 2000/s."""
+        """Datagrams of all sizes at a port that nobody listens on: about 2000/s, and 10/s after the panic."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
             size = 0
-            while not self.stop.wait(0.01):
-                for _ in range(20):
+            while not self.stop.wait(0.1 if self.panicked.is_set() else 0.01):
+                for _ in range(1 if self.panicked.is_set() else 20):
                     size = (size + 97) % 1400
                     with contextlib.suppress(OSError):
                         out.sendto(bytes(size), (self.guest.machine.address, 9002))
 
     def tcp(self) -> None:
         """A stream into the guest, for as long as it takes it."""
-        while not self.stop.wait(0.2):
+        while not (self.stop.wait(0.2) or self.panicked.is_set()):
             with contextlib.suppress(OSError), socket.create_connection((self.guest.machine.address, 9000), timeout=1) as out:
-                while not self.stop.is_set():
+                while not self.panicked.is_set():
                     out.sendall(bytes(65536))
 
     def sink(self) -> None:
@@ -133,18 +164,21 @@ def dump_seconds(machine: Machine) -> float:
 
 def panic_run(
     lab, machine: Machine, directory: Path, load=False, parameters="", trigger=PANIC, all_judges=False, in_stack="sysrq_handle_crash",
-    settings=None, before_panic=None, before_arming=None, target="",
+    settings=None, before_panic=None, target="",
 ) -> list[str]:
     """A whole run that must end with a complete and true dump and a restart; lines for the report."""
     if load:
         machine.disk_mib = machine.disk_mib or 64
+    ring = receive_ring(machine, load)
+    if ring:
+        machine.extra = {"/set-ring": ring_setter(), **machine.extra}
     guest = Guest(lab, with_module(lab, machine), directory)
     server = Server(directory, [machine.address], **(settings or {}))
     with guest, server:
         guest.wait_ready()
         iomem = guest.run("cat /proc/iomem")
-        if before_arming:
-            before_arming(guest)
+        if ring:
+            guest.run(f"/set-ring eth0 {ring}")
         arm(guest, parameters, target)
         with Load(guest) if load else contextlib.nullcontext():
             if before_panic:

@@ -18,6 +18,7 @@ import time
 import traceback
 
 import cases
+import cases_cpus
 import cases_dump
 import cases_failure
 import cases_network
@@ -25,7 +26,7 @@ import lab
 from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
-assert cases_dump and cases_failure and cases_network  # they fill cases.CASES
+assert cases_cpus and cases_dump and cases_failure and cases_network  # they fill cases.CASES
 
 
 def fingerprint() -> str:

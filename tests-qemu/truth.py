@@ -111,6 +111,14 @@ class Allowed:
         """Bytes that may differ."""
         return len(self.whole) * PAGE + sum(len({n for a, b in parts for n in range(a, b)}) for parts in self.parts.values())
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes by label, most first; what counts by the byte is one label."""
+        found: dict[str, int] = {}
+        for label in self.whole.values():
+            found[label] = found.get(label, 0) + PAGE
+        found["bytes of pages"] = self.size() - len(self.whole) * PAGE
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
     def label(self, page: int, mine: bytes, real: bytes) -> str | None:
         """Under which label a page may differ as it does; None if it may not."""
         if page in self.whole:
@@ -141,6 +149,7 @@ class Report:
     pages: int = 0
     allowed_bytes: int = 0
     allowed: list = field(default_factory=list)  # (start, end, label): the list that was fixed before
+    sizes: dict = field(default_factory=dict)  # label -> bytes of that list
     differing_allowed: int = 0
     labels: dict = field(default_factory=dict)  # label -> pages that differ under it
     wrong: list = field(default_factory=list)  # physical addresses of pages that differ and must not
@@ -158,7 +167,8 @@ class Report:
         if self.labels:
             lines.append("  differ as foreseen: " + ", ".join(f"{k} {v}" for k, v in sorted(self.labels.items())))
         if self.allowed_bytes > LIMIT:
-            lines.append("  the list of what may differ is too long")
+            most = ", ".join(f"{label} {size >> 10} KiB" for label, size in list(self.sizes.items())[:12])
+            lines.append(f"  the list of what may differ is too long: {most}")
         for start, end in self.missing[:20]:
             lines.append(f"  System RAM {start:#x}-{end:#x} is not in the vmcore")
         for owner in self.owners[:200]:
@@ -213,7 +223,7 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
         filled(vmcore, truth, source)
     report.allowed = allowed_ranges(lab, source, meta, modules)
     allowed = Allowed(report.allowed)
-    report.allowed_bytes = allowed.size()
+    report.allowed_bytes, report.sizes = allowed.size(), allowed.sizes()
     ours, theirs = memory_segments(vmcore), memory_segments(truth)
     if not ours:
         raise TruthError(f"{vmcore} has no memory")

@@ -13,6 +13,7 @@ use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
 use super::sys::panic_cell::PanicStatic;
 use super::sys::regs::{Regs, SegmentBases};
+use super::sys::stop_cpus::Attempt;
 use super::sys::system::{self, SoftirqContext, Symbol};
 use super::sys::tasks::TaskListing;
 use super::sys::tx::Checksum;
@@ -37,12 +38,11 @@ const TOUCH: u64 = 1_000_000_000;
 /// Between the server's order and the restart (the original's value), in microseconds.
 const REBOOT_DELAY: u32 = 3_000_000;
 
-/// Before the other CPUs are stopped: bring the NIC to rest.
-pub fn before_stop() {
-    if let Some(mut plan) = PLAN.enter() {
-        plan.online.read();
-        plan.nic.quiesce();
-    }
+/// Before the other CPUs are stopped: bring the NIC to rest. Whether it is.
+pub fn before_stop(attempt: Attempt) -> bool {
+    let Some(mut plan) = PLAN.enter() else { return true };
+    plan.online.read();
+    plan.nic.quiesce(attempt)
 }
 
 /// The panic notifier.

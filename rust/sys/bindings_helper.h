@@ -80,6 +80,7 @@ unsigned long nd_fs_base(void);
 unsigned long nd_gs_base(void);
 void nd_local_irq_enable(void);
 void nd_cpu_relax(void);
+void nd_halt(void);
 unsigned int nd_cpu(void);
 unsigned int nd_cpus_possible(void);
 bool nd_cpu_online(unsigned int cpu);

@@ -50,6 +50,11 @@ void nd_cpu_relax(void)
 	cpu_relax();
 }
 
+void nd_halt(void)
+{
+	halt();
+}
+
 unsigned int nd_cpu(void)
 {
 	return raw_smp_processor_id();

@@ -5,6 +5,7 @@
 use super::bindings;
 use super::route::{self, NoRoute};
 use super::rx::{Received, Receiver, Taken};
+use super::stop_cpus::Attempt;
 use super::tx::Sender;
 use super::volatile::Changed;
 use core::ffi::CStr;
@@ -171,11 +172,17 @@ impl Nic {
         self.netpoll.dev
     }
 
-    /// Brings the NIC to rest while the other CPUs still run. Panic path, before the stop.
-    pub fn quiesce(&mut self) {
-        // In this order: a poll function may be waiting for a transmit lock.
-        self.receiver.quiesce();
-        self.sender.quiesce();
+    /// Brings the NIC to rest while the other CPUs still run; whether it is. Receiving and sending may each take half of
+    /// the attempt's time. Panic path, before the stop.
+    pub fn quiesce(&mut self, attempt: Attempt) -> bool {
+        let limit_us = attempt.limit_us / 2;
+        let receiving = self.receiver.quiesce(limit_us);
+        // In this order: a poll function may be waiting for a transmit lock, and must not wait for us.
+        if !receiving && !attempt.last {
+            return false;
+        }
+        let sending = self.sender.quiesce(limit_us);
+        receiving && sending
     }
 
     /// Takes the NIC over. Panic path, after the stop.

@@ -40,8 +40,6 @@ const SPARE_LEN: u32 = 128;
 const SPARE_PAGES: [(usize, u32); 2] = [(16, 0), (1, 3)];
 /// Packets that one poll may bring.
 pub const BUDGET: i32 = 64;
-/// How long all NAPIs together may take to come out of their poll functions before the stop, in microseconds.
-const QUIESCE_LIMIT_US: u32 = 200_000;
 
 /// The most one NAPI can tell about itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,27 +157,31 @@ impl Receiver {
         })
     }
 
-    /// Takes every NAPI whose poll function is left within the limit, while the other CPUs still run. Panic path,
-    /// before the stop.
+    /// Takes every NAPI whose poll function is left within so many microseconds, while the other CPUs still run, and
+    /// keeps those that it has already. Whether it has all. Panic path, before the stop.
     ///
     /// `poll_owner` is netpoll's lock around the poll function: with it in our hands nobody begins one, not even on
     /// a busy queue that is polled over and over. A poll runs for microseconds to milliseconds.
-    pub fn quiesce(&mut self) {
-        self.list();
-        let mut left = QUIESCE_LIMIT_US / 10;
+    pub fn quiesce(&mut self, limit_us: u32) -> bool {
+        if self.napis.is_empty() {
+            self.list();
+        }
+        let mut left = limit_us / 10;
+        let mut all = true;
         for (napi, kind) in self.napis.iter_mut() {
-            loop {
+            while *kind == Napi::Dirty && !switched_off(*napi) {
                 if try_take(*napi) {
                     *kind = Napi::Clean;
+                } else if left == 0 {
+                    all = false;
                     break;
+                } else {
+                    left -= 1;
+                    super::clock::spin_us(10);
                 }
-                if left == 0 {
-                    break;
-                }
-                left -= 1;
-                super::clock::spin_us(10);
             }
         }
+        all
     }
 
     fn list(&mut self) {
@@ -228,7 +230,7 @@ impl Receiver {
     fn force(&mut self) {
         let this = super::system::cpu() as i32;
         for (napi, kind) in self.napis.iter_mut() {
-            if state(*napi).load(Ordering::Acquire) & (DISABLE | NPSVC) == 0 {
+            if !switched_off(*napi) {
                 poll_owner(*napi).store(this, Ordering::Release);
                 state(*napi).fetch_or(SCHED | IN_BUSY_POLL, Ordering::AcqRel);
                 *kind = Napi::Clean;
@@ -406,15 +408,19 @@ impl Receiver {
     }
 }
 
-/// Takes a NAPI unless somebody is inside its poll function, or it is switched off (the device is down or being
-/// reset).
+/// Whether a NAPI is of no use: the device is down or being reset.
+fn switched_off(napi: *mut bindings::napi_struct) -> bool {
+    state(napi).load(Ordering::Acquire) & (DISABLE | NPSVC) != 0
+}
+
+/// Takes a NAPI unless somebody is inside its poll function, or it is switched off.
 fn try_take(napi: *mut bindings::napi_struct) -> bool {
     let this = super::system::cpu() as i32;
     let owner = poll_owner(napi);
     if owner.compare_exchange(-1, this, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         return false;
     }
-    if state(napi).load(Ordering::Acquire) & (DISABLE | NPSVC) != 0 {
+    if switched_off(napi) {
         owner.store(-1, Ordering::Release);
         return false;
     }

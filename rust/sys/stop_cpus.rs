@@ -7,6 +7,11 @@
 //! parked: it saves the registers of what it was doing and spins, with interrupts on, until the real stop arrives.
 //! So whatever it held with interrupts off has been released. A CPU that does not come within 200 ms (a hypervisor may
 //! keep it waiting) is spinning with interrupts off; it is taken by NMI instead and spins in there.
+//!
+//! A CPU may be spinning because of the panic itself: the serial port's interrupt handler waits for the console, which
+//! no CPU but the panicking one gets (`nbcon_context_try_acquire_direct()`). If the network driver was interrupted by
+//! that, it would be stuck half way. So where the driver does not come to rest, the panic is called off for the moment
+//! that lets such a CPU finish.
 
 use super::bindings;
 use super::regs::{Regs, SegmentBases, GREGSET_LEN};
@@ -20,6 +25,9 @@ use kernel::prelude::*;
 const PARK_LIMIT_US: u32 = 200_000;
 /// How long a CPU may take to follow the NMI, in microseconds.
 const NMI_LIMIT_US: u32 = 10_000;
+const FIRST: Attempt = Attempt { limit_us: 20_000, last: false };
+/// With the panic called off.
+const LAST: Attempt = Attempt { limit_us: 200_000, last: true };
 /// How many frames are unwound to find the interrupted registers.
 const MAX_FRAMES: u32 = 32;
 
@@ -69,13 +77,25 @@ unsafe impl Sync for NmiAction {}
 static NMI: NmiAction = NmiAction(UnsafeCell::new(core::mem::MaybeUninit::zeroed()));
 const NMI_NAME: &core::ffi::CStr = c"netdump";
 
+/// One of two attempts at getting ready for the stop.
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    /// How long it may take, in microseconds.
+    pub limit_us: u32,
+    /// What is not ready after this one has to be used as it is.
+    pub last: bool,
+}
+
+/// Gets ready; whether all is. If not, it is called once more.
+pub type GetReady = fn(Attempt) -> bool;
+
 /// The interposition; dropping it takes it back.
 pub struct Interposed(());
 
 impl Interposed {
     /// From now on `before` runs on the panicking CPU, with interrupts off and all others still running, and then
     /// the others' registers are taken. Process context, once.
-    pub fn install(before: fn()) -> Result<Self> {
+    pub fn install(before: GetReady) -> Result<Self> {
         let mut slots = KVec::with_capacity(system::cpus_possible() as usize, GFP_KERNEL)?;
         for _ in 0..system::cpus_possible() {
             let slot = Slot {
@@ -184,11 +204,32 @@ fn before_stop() {
     }
     let before = BEFORE.load(Ordering::Acquire);
     if !before.is_null() {
-        // SAFETY: Stored from a `fn()`.
-        let before: fn() = unsafe { core::mem::transmute(before) };
-        before();
+        // SAFETY: Stored from a `GetReady`.
+        let before: GetReady = unsafe { core::mem::transmute(before) };
+        if !before(FIRST) && !called_off(before) {
+            // The other CPU's panic is the panic now. It takes this CPU as any other.
+            loop {
+                // SAFETY: Spins.
+                unsafe { bindings::nd_cpu_relax() };
+            }
+        }
     }
     park_others();
+}
+
+/// Calls the panic off while `before` gets ready. False if another CPU has begun to panic meanwhile: it finds
+/// everything as if this panic had not begun, but for what has been got ready already.
+fn called_off(before: GetReady) -> bool {
+    DONE.store(false, Ordering::Release);
+    // SAFETY: Writes a word; this CPU is the panicking one.
+    unsafe { bindings::panic_reset() };
+    before(LAST);
+    // SAFETY: Exchanges a word.
+    let mine = unsafe { bindings::panic_try_start() };
+    if mine {
+        DONE.store(true, Ordering::Release);
+    }
+    mine
 }
 
 fn park_others() {
@@ -299,8 +340,9 @@ unsafe extern "C" fn on_nmi(_: c_uint, regs: *mut bindings::pt_regs) -> c_int {
     // SAFETY: By this function's contract.
     store(slot, Some(unsafe { Regs::copy(regs) }), TAKEN_BY_NMI);
     loop {
-        // SAFETY: Spins.
-        unsafe { bindings::nd_cpu_relax() };
+        // Nothing wakes it any more, but where this is a virtual CPU a real one is free for the dump.
+        // SAFETY: Interrupts are off, and further NMIs are held back until this handler returns, which it does not.
+        unsafe { bindings::nd_halt() };
     }
 }
 

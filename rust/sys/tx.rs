@@ -15,9 +15,6 @@ use kernel::prelude::*;
 pub const POOL: usize = 96;
 /// Most transmit queues that are looked at.
 const MAX_QUEUES: usize = 64;
-/// How long to try for all queues' locks before the stop, in microseconds. They are held for microseconds, but a
-/// hypervisor may keep the CPU that holds one waiting.
-const LOCK_LIMIT_US: u32 = 200_000;
 const NETDEV_TX_OK: i32 = 0;
 
 /// A transmit queue's lock at the time of the stop.
@@ -96,25 +93,30 @@ impl Sender {
         unsafe { bindings::nd_txq(self.dev, index as c_uint) }
     }
 
-    /// Takes every queue's lock, while the other CPUs still run. Panic path, before the stop.
-    pub(super) fn quiesce(&mut self) {
-        let mut left = LOCK_LIMIT_US / 10;
+    /// Takes every queue's lock that can be had within so many microseconds, while the other CPUs still run, and keeps
+    /// those that it has already. Whether it has all. Panic path, before the stop.
+    ///
+    /// They are held for microseconds, but a hypervisor may keep the CPU that holds one waiting.
+    pub(super) fn quiesce(&mut self, limit_us: u32) -> bool {
+        let mut left = limit_us / 10;
+        let mut all = true;
         for index in 0..self.queues() {
             let txq = self.txq(index);
-            let Some(lock) = self.locks.get_mut(index) else { return };
-            loop {
+            let Some(lock) = self.locks.get_mut(index) else { break };
+            while *lock == Lock::Unknown {
                 // SAFETY: Tries; interrupts are off.
                 if unsafe { bindings::nd_tx_trylock(self.dev, txq) } {
                     *lock = Lock::Ours;
+                } else if left == 0 {
+                    all = false;
                     break;
+                } else {
+                    left -= 1;
+                    super::clock::spin_us(10);
                 }
-                if left == 0 {
-                    break;
-                }
-                left -= 1;
-                super::clock::spin_us(10);
             }
         }
+        all
     }
 
     /// Frees the locks that were taken before the stop and chooses a queue. Panic path, after the stop.
