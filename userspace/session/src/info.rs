@@ -10,6 +10,7 @@ use netdump_vmcore::{Cpu, DumpInfo, Ktext, Overlay, PageSize};
 const MAX_CPUS: usize = 8192;
 const MAX_RANGES: usize = 4096;
 const MAX_OVERLAYS: usize = 1024;
+/// In all notes of a client together.
 const MAX_IDENTITY: usize = 64;
 const MAX_KEY: usize = 64;
 const MAX_TEXT: usize = 1024;
@@ -128,13 +129,17 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
         Note::Layout { page_offset } => info.page_offset = page_offset,
         Note::Identity(text) => {
             let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-            for line in lines.take(MAX_IDENTITY) {
+            for line in lines {
                 let Some(at) = line.iter().position(|b| *b == b'=') else {
                     continue;
                 };
                 let (key, value) = (&line[..at], &line[at + 1..]);
-                if key.len() <= MAX_KEY && key.iter().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(b)) {
-                    info.identity.insert(printable(key), printable(value));
+                if key.len() > MAX_KEY || !key.iter().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(b)) {
+                    continue;
+                }
+                let key = printable(key);
+                if info.identity.len() < MAX_IDENTITY || info.identity.contains_key(&key) {
+                    info.identity.insert(key, printable(value));
                 }
             }
         }
@@ -170,4 +175,24 @@ fn printable(text: &[u8]) -> String {
     let text = &text[..text.len().min(MAX_TEXT)];
     let clean: String = String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     clean.trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netdump_core::wire::ext::NotesWriter;
+
+    #[test]
+    fn identity_is_bounded_over_all_notes() {
+        let mut buf = vec![0; 1 << 20];
+        let mut notes = NotesWriter::new(&mut buf);
+        let keys: Vec<String> = (0..1000).map(|n| format!("key{n}")).collect();
+        for key in keys.iter().chain(&keys[..1]) {
+            notes.identity(&[(key, b"value"), ("hostname", b"box")]).unwrap();
+        }
+        let len = notes.len();
+        let described = describe(&Start::V4, PageSize::KIB4, &Classic::default(), Some(&buf[..len]));
+        assert_eq!((described.info.identity.len(), described.refused), (MAX_IDENTITY, 0));
+        assert_eq!(described.info.identity["hostname"], "box");
+    }
 }

@@ -44,5 +44,5 @@ mod window;
 mod work;
 
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
-pub use params::{EndWith, Grant, Params};
+pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

@@ -17,6 +17,7 @@ use netdump_vmcore::PageSize;
 use crate::event::{Absence, Event, PageBuf};
 use crate::flight::{Cause, Flight, Live, PROBES};
 use crate::tools::Tools;
+use crate::window;
 use crate::work::Work;
 
 /// So many numbers of a page are accepted at a time.
@@ -100,7 +101,7 @@ impl Memory {
     pub(crate) fn new(page_size: PageSize, ranges: Vec<Range<u64>>, walk: bool, max_window: usize, key: u64) -> Self {
         let work = Work::new(ranges);
         let chunks = page_size.bytes() / CHUNK_LEN;
-        let count = max_window * (1 + LINGER);
+        let count = max_window.max(window::MIN) * (1 + LINGER);
         let slot = |_| Slot {
             state: State::Free,
             pfn: 0,
@@ -178,8 +179,13 @@ impl Memory {
                     index
                 }
                 None if self.active < room => {
+                    if self.work.is_empty() {
+                        return None;
+                    }
+                    // Before the page is taken: one that has no place would be forgotten.
+                    let index = self.vacant()?;
                     let (pfn, again) = self.work.take()?;
-                    self.begin(pfn, again)?
+                    self.begin(index, pfn, again)?
                 }
                 None => return None,
             };
@@ -196,11 +202,12 @@ impl Memory {
     }
 
     /// A slot for a page; `None` only if all are active, which the window does not allow.
-    fn begin(&mut self, pfn: u64, again: bool) -> Option<u32> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => self.oldest_lingering()?,
-        };
+    fn vacant(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| self.oldest_lingering())
+    }
+
+    /// Puts a page into a vacant slot.
+    fn begin(&mut self, index: u32, pfn: u64, again: bool) -> Option<u32> {
         let buf = self.pool.pop().unwrap_or_else(|| vec![0; self.page_size.bytes()].into_boxed_slice());
         let slot = self.slots.get_mut(index as usize)?;
         slot.state = State::Active;

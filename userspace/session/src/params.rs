@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use netdump_core::wire::Cookie;
 
+/// Requests that may always be unanswered.
+pub const MIN_WINDOW: u16 = crate::window::MIN as u16;
+
 /// How a dump ends for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndWith {
@@ -33,7 +36,8 @@ pub struct Params {
     /// The last order to the client.
     pub end_with: EndWith,
     /// Pages (or item blocks) asked for and not yet answered, at most. Less than the receive ring of a
-    /// network card (often 256), since a client that is busy sending takes nothing out of it.
+    /// network card (often 256), since a client that is busy sending takes nothing out of it. Less than
+    /// [`MIN_WINDOW`] is that: with fewer, each loss would cost a timeout.
     pub max_window: u16,
     /// A client that answers nothing for so long is gone.
     pub silence: Duration,

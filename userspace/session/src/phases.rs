@@ -135,6 +135,11 @@ impl Session {
             self.files = Files::Stored;
             return self.enter_show_state(now);
         }
+        if self.failure == Some(Failure::Storage) {
+            // Said while the client described itself: the owner has nothing more to say, and waits for us.
+            self.files = Files::Stored;
+            return self.enter_show_state(now);
+        }
         self.enter_wait(now, Phase::Storage);
     }
 
@@ -238,11 +243,12 @@ impl Session {
         } else if !self.memory_done {
             self.failure.get_or_insert(failure.clone());
         }
-        let proved = !matches!(self.phase, Phase::Probe | Phase::Waiting);
         match failure {
             Failure::Restarted | Failure::NotProved => self.finish(now, false),
-            // Nothing was begun with this client.
-            _ if !proved => self.finish(now, false),
+            // Nobody has proved anything.
+            _ if self.phase == Phase::Probe => self.finish(now, false),
+            // Nothing was begun with this client, and nobody is there to be told to go.
+            Failure::Silent(_) if self.phase == Phase::Waiting => self.finish(now, false),
             // The owner did not say `stored` in all that time either.
             Failure::TooLong if self.phase == Phase::Store => self.enter_end(now),
             _ if self.phase == Phase::Store => self.task = Task::Nothing,

@@ -160,7 +160,8 @@ impl Session {
         }
     }
 
-    /// There is no room, or a write failed: no (more) memory, but log, task listing and the last order.
+    /// There is no room, or a write failed: no (more) memory, but log, task listing and the last order. It may be said
+    /// at any time; before the client has described itself it is remembered.
     pub fn storage_failed(&mut self, now: Instant) {
         match self.phase {
             Phase::Storage => {
@@ -189,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Ends the dump as it is: straight to the last order.
+    /// Ends the dump as it is: straight to the last order, which a client that has proved nothing does not get.
     pub fn cancel(&mut self, now: Instant) {
         self.fail(now, Failure::Cancelled);
     }

@@ -12,7 +12,7 @@ use crate::rtt::Rtt;
 const INITIAL: usize = 16;
 /// Fewer than this, and there are no later answers to tell by that one is missing: each loss would cost a timeout.
 /// So few small requests burden nobody.
-const MIN: usize = 8;
+pub(crate) const MIN: usize = 8;
 /// Where requests queue up and little is lost: less would leave the client idle while our process waits for its turn.
 const MIN_QUEUEING: usize = 32;
 

@@ -141,3 +141,42 @@ fn log_only() {
     assert!(outcome.show_state);
     assert_eq!(pair.end, Some(End::Reboot));
 }
+
+#[test]
+fn the_smallest_window_loses_no_page() {
+    for window in [0, 1, 2] {
+        let mut pair = Pair::new(World::new(500), [Link::lossy(0.05); 2], 9, |params| params.max_window = window);
+        let outcome = pair.run(MINUTE);
+        assert_eq!(outcome.failure, None, "window {window}");
+        pair.assert_true();
+    }
+}
+
+#[test]
+fn a_client_in_the_queue_is_told_to_go_when_there_is_no_place_for_it() {
+    let mut pair = Pair::new(World::new(200), [Link::clean(); 2], 10, |_| {});
+    pair.grant = None;
+    pair.run_until(MINUTE, |pair| pair.session.phase() == Phase::Waiting);
+    let now = pair.now;
+    pair.session.cancel(now);
+    let outcome = pair.run(MINUTE);
+    assert_eq!(outcome.failure, Some(Failure::Cancelled));
+    assert_eq!(pair.end, Some(End::Reboot));
+}
+
+/// The directory cannot be made, which the owner learns before it knows anything about the client.
+#[test]
+fn storage_that_fails_early_leaves_log_listing_and_reboot() {
+    for early in [Phase::Describe, Phase::Notes, Phase::Log] {
+        let mut pair = Pair::new(World::new(200), [Link::clean(); 2], 11, |_| {});
+        pair.storage = false;
+        pair.run_until(MINUTE, |pair| pair.session.phase() == early);
+        let now = pair.now;
+        pair.session.storage_failed(now);
+        let outcome = pair.run(MINUTE);
+        assert_eq!(outcome.failure, Some(Failure::Storage), "{early:?}");
+        assert_eq!(pair.store.kernel_log, pair.world.log);
+        assert!(outcome.show_state && pair.store.pages.is_empty());
+        assert_eq!(pair.end, Some(End::Reboot));
+    }
+}
