@@ -40,6 +40,9 @@ const REBOOT_DELAY: u32 = 3_000_000;
 
 /// Before the other CPUs are stopped: bring the NIC to rest. Whether it is.
 pub fn before_stop(attempt: Attempt) -> bool {
+    if attempt.nested {
+        PLAN.abandon();
+    }
     let Some(mut plan) = PLAN.enter() else { return true };
     plan.online.read();
     plan.nic.quiesce(attempt)
@@ -95,11 +98,22 @@ impl core::fmt::Display for Why {
 
 /// The whole dump, on a stack of its own.
 fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
+    if !clock::runs() {
+        // Suspending or resuming: no deadline would ever come.
+        pr_emerg!("the clock stands still, no dump\n");
+        return None;
+    }
+    if !plan.nic.is_up() {
+        pr_emerg!("the network device is down, no dump\n");
+        return None;
+    }
     let (task, pid) = system::current_task();
     // If an oops led here, what it found is nearer to the cause than where we stand.
     plan.regs = notifier::oops_regs().unwrap_or(*regs).gregset(SegmentBases::read());
     let context = SoftirqContext::enter(&mut plan.bpf);
     let taken = plan.nic.take_over();
+    // As it is set now: ethtool may have changed it since.
+    plan.offload = plan.nic.sender().offloads_checksum(plan.path.local.is_ipv6());
     if taken.clean == 0 {
         pr_emerg!("the network device was in use when the machine stopped, trying it all the same\n");
     } else if taken.dirty > 0 {
@@ -169,12 +183,12 @@ fn report(plan: &mut Plan) {
 
 /// Answers the server until the engine says that it is over.
 fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
-    let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, .. } = plan;
-    let mut link = Link { path, headers, offload: *offload, ident: 0, answer: None };
+    let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, foreign, .. } = plan;
+    let mut link = Link { path, headers, offload: *offload, ident: 0, foreign, answer: None };
     let mut target = Machinery { memory, regs, notes, log, changed, frozen, listing: None };
     let mut announced = clock.now();
     let mut touched = announced;
-    let mut stalled = 0;
+    let mut stalled = 0u32;
     let mut serving = false;
     loop {
         nic.poll();
@@ -189,7 +203,7 @@ fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
         if send_burst(nic, &mut link, engine, &mut target, now) {
             stalled = 0;
         } else {
-            stalled += 1;
+            stalled = stalled.wrapping_add(1);
             if stalled % STALLED == 0 {
                 nic.unstall();
             }
@@ -247,6 +261,8 @@ struct Link<'a> {
     headers: &'a UdpHeaders,
     offload: bool,
     ident: u16,
+    /// Datagrams to our port from somebody else than the server.
+    foreign: &'a mut u32,
     /// Whom to tell our Ethernet address.
     answer: Option<NeighbourQuery>,
 }
@@ -264,9 +280,13 @@ impl Link<'_> {
         match frame::parse(frame, checksum) {
             Ok(Frame::Udp(udp)) => {
                 // The source port is not looked at, as in the original: the cookie is what counts.
-                let ours = udp.dst == self.path.local && udp.dst_port == self.path.local_port;
-                if ours && udp.src == self.path.peer {
+                if udp.dst != self.path.local || udp.dst_port != self.path.local_port {
+                    return;
+                }
+                if udp.src == self.path.peer {
                     engine.handle(now, udp.payload);
+                } else {
+                    *self.foreign = self.foreign.saturating_add(1);
                 }
             }
             Ok(Frame::NeighbourQuery(query)) if query.target == self.path.local => self.answer = Some(query),
@@ -396,12 +416,14 @@ fn summary(plan: &mut Plan, engine: &Engine, elapsed: u64) {
         pr_emerg!("{} places that changed found no room in the report\n", plan.changed.overflow());
     }
     pr_emerg!(
-        "{} pages ({} not readable) in {} ms, {} requests ({} refused), {} frames dropped, transmitter full {} times\n",
+        "{} pages ({} not readable) in {} ms, {} requests ({} with a wrong cookie, {} too short), {} from elsewhere, {} frames dropped, transmitter full {} times\n",
         counters.pages,
         counters.reserved,
         elapsed / 1_000_000,
         counters.received,
-        counters.bad_cookie + counters.short,
+        counters.bad_cookie,
+        counters.short,
+        plan.foreign,
         plan.nic.dropped(),
         full
     );

@@ -26,7 +26,7 @@ pub struct Plan {
     pub nic: Nic,
     pub path: Path,
     pub headers: UdpHeaders,
-    /// The NIC computes UDP checksums.
+    /// The NIC computes UDP checksums. Known from the take-over on.
     pub offload: bool,
     pub memory: MemoryMap,
     /// The same ranges in the form of the notes.
@@ -44,6 +44,8 @@ pub struct Plan {
     pub changed: Changed,
     /// Entries of `changed` that the server was told of.
     pub frozen: Option<usize>,
+    /// Datagrams to our port that did not come from the server.
+    pub foreign: u32,
     /// The start of a received frame.
     pub frame: [u8; 256],
 }
@@ -68,12 +70,11 @@ impl Text {
 impl Plan {
     /// Makes the plan for device `ifindex` and the given path. Process context; sleeps.
     pub fn new(settings: Settings, ifindex: i32, path: Path) -> Result<KBox<Self>, NotUsable> {
-        let mut nic = Nic::arm(ifindex, FRAME_LEN)?;
-        let offload = nic.sender().offloads_checksum(path.local.is_ipv6());
-        Self::with(settings, nic, path, offload).map_err(|_| NotUsable::NoMemory)
+        let nic = Nic::arm(ifindex, FRAME_LEN)?;
+        Self::with(settings, nic, path).map_err(|_| NotUsable::NoMemory)
     }
 
-    fn with(settings: Settings, nic: Nic, path: Path, offload: bool) -> Result<KBox<Self>> {
+    fn with(settings: Settings, nic: Nic, path: Path) -> Result<KBox<Self>> {
         let memory = MemoryMap::read()?.with_window();
         let mut ranges = KVec::with_capacity(memory.ranges().len(), GFP_KERNEL)?;
         for range in memory.ranges() {
@@ -87,7 +88,7 @@ impl Plan {
                 nic,
                 path,
                 headers: UdpHeaders::new(path),
-                offload,
+                offload: false,
                 memory,
                 ranges,
                 layout: memory::layout(),
@@ -100,6 +101,7 @@ impl Plan {
                 log: Text::with_room(LOG_LEN)?,
                 changed: Changed::new()?,
                 frozen: None,
+                foreign: 0,
                 frame: [0; 256],
             },
             GFP_KERNEL,

@@ -24,6 +24,7 @@
 #include <linux/kdebug.h>
 #include <linux/kexec.h>
 #include <linux/kmsg_dump.h>
+#include <linux/mem_encrypt.h>
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
@@ -80,7 +81,6 @@ unsigned long nd_fs_base(void);
 unsigned long nd_gs_base(void);
 void nd_local_irq_enable(void);
 void nd_cpu_relax(void);
-void nd_halt(void);
 unsigned int nd_cpu(void);
 unsigned int nd_cpus_possible(void);
 bool nd_cpu_online(unsigned int cpu);
@@ -119,6 +119,7 @@ struct netdev_queue *nd_txq(struct net_device *dev, unsigned int index);
 bool nd_tx_trylock(struct net_device *dev, struct netdev_queue *txq);
 void nd_tx_unlock(struct net_device *dev, struct netdev_queue *txq);
 void nd_tx_lock_reinit(struct netdev_queue *txq);
+void nd_txq_thaw(struct netdev_queue *txq);
 bool nd_txq_stopped(struct netdev_queue *txq);
 int nd_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq, bool more);
 struct sk_buff *nd_alloc_skb(unsigned int size);
@@ -163,6 +164,7 @@ unsigned long nd_kernel_map_start(void);
 void nd_invlpg(unsigned long addr);
 struct page *nd_alloc_pages(unsigned int order);
 bool nd_boot_cpu_has(unsigned int feature);
+u64 nd_encryption_bits(void);
 
 /* Deferred work. */
 void nd_lock(void);

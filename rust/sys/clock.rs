@@ -31,6 +31,14 @@ impl Clock {
     }
 }
 
+/// Whether the clock moves: while the machine suspends it stands still, and so does one that is driven by interrupts.
+/// Panic path; takes a millisecond.
+pub fn runs() -> bool {
+    let before = raw();
+    spin_us(1000);
+    raw() != before
+}
+
 fn raw() -> u64 {
     // SAFETY: Reads a latched structure; callable from any context, NMI included.
     unsafe { bindings::ktime_get_mono_fast_ns() }

@@ -50,11 +50,6 @@ void nd_cpu_relax(void)
 	cpu_relax();
 }
 
-void nd_halt(void)
-{
-	halt();
-}
-
 unsigned int nd_cpu(void)
 {
 	return raw_smp_processor_id();
@@ -205,6 +200,11 @@ void nd_tx_lock_reinit(struct netdev_queue *txq)
 {
 	spin_lock_init(&txq->_xmit_lock);
 	txq->xmit_lock_owner = -1;
+}
+
+void nd_txq_thaw(struct netdev_queue *txq)
+{
+	clear_bit(__QUEUE_STATE_FROZEN, &txq->state);
 }
 
 bool nd_txq_stopped(struct netdev_queue *txq)
@@ -408,6 +408,11 @@ struct page *nd_alloc_pages(unsigned int order)
 bool nd_boot_cpu_has(unsigned int feature)
 {
 	return boot_cpu_has(feature);
+}
+
+u64 nd_encryption_bits(void)
+{
+	return sme_get_me_mask();
 }
 
 static DEFINE_MUTEX(nd_mutex);

@@ -33,8 +33,13 @@ unsafe impl Send for Window {}
 // SAFETY: As above.
 unsafe impl Sync for Window {}
 
-/// The bits of a page table entry that hold the frame.
-const ENTRY_FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// The bits of a page table entry that hold the frame. Panic path.
+pub(super) fn entry_frame() -> u64 {
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    // One of them says instead that memory is encrypted, where it is (AMD SME, SEV).
+    // SAFETY: Reads a word that does not change after boot.
+    ADDRESS & !unsafe { bindings::nd_encryption_bits() }
+}
 
 impl Window {
     /// Process context. None where page tables are not ours to write, or memory is short: then such pages are left
@@ -68,7 +73,7 @@ impl Window {
         // `offset` and length stay within the page (see `MemoryMap::copy`). The frame is RAM that is not poisoned.
         unsafe {
             let saved = self.entry.read_volatile();
-            self.entry.write_volatile((saved & !ENTRY_FRAME) | (pfn * PAGE_SIZE & ENTRY_FRAME));
+            self.entry.write_volatile((saved & !entry_frame()) | (pfn * PAGE_SIZE & entry_frame()));
             bindings::nd_invlpg(self.page as usize);
             let from = self.page.byte_add(offset);
             let left = bindings::copy_from_kernel_nofault(out.as_mut_ptr().cast(), from, out.len());

@@ -175,14 +175,20 @@ impl Nic {
     /// Brings the NIC to rest while the other CPUs still run; whether it is. Receiving and sending may each take half of
     /// the attempt's time. Panic path, before the stop.
     pub fn quiesce(&mut self, attempt: Attempt) -> bool {
-        let limit_us = attempt.limit_us / 2;
-        let receiving = self.receiver.quiesce(limit_us);
+        let half = Attempt { limit_us: attempt.limit_us / 2, ..attempt };
+        let receiving = self.receiver.quiesce(half);
         // In this order: a poll function may be waiting for a transmit lock, and must not wait for us.
         if !receiving && !attempt.last {
             return false;
         }
-        let sending = self.sender.quiesce(limit_us);
+        let sending = self.sender.quiesce(half);
         receiving && sending
+    }
+
+    /// Whether the driver takes and brings frames: nobody tells us of a device that goes down just now. Panic path.
+    pub fn is_up(&self) -> bool {
+        // SAFETY: The device is held.
+        unsafe { bindings::nd_dev_running(self.dev()) && bindings::nd_dev_present(self.dev()) }
     }
 
     /// Takes the NIC over. Panic path, after the stop.

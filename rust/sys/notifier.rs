@@ -7,7 +7,7 @@ use super::regs::Regs;
 use super::system;
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void, CStr};
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
 
@@ -119,10 +119,10 @@ unsafe extern "C" fn on_change(_: *mut bindings::notifier_block, _: c_ulong, _: 
 /// The registers of the newest oops.
 struct Oops {
     regs: UnsafeCell<Regs>,
-    task: core::sync::atomic::AtomicU64,
+    /// Address of the task, and when it began: another one may get the same address later.
+    task: [AtomicU64; 2],
     /// CPU number + 1; 0 while there is none or it is being written.
     cpu: AtomicU32,
-    total: AtomicU32,
 }
 
 // SAFETY: `regs` is written only between cpu = 0 and cpu = n, by one oops at a time (die() holds its own lock), and
@@ -132,9 +132,8 @@ unsafe impl Sync for Oops {}
 static OOPS: Oops = Oops {
     // SAFETY: Integers only.
     regs: UnsafeCell::new(unsafe { core::mem::zeroed() }),
-    task: core::sync::atomic::AtomicU64::new(0),
+    task: [AtomicU64::new(0), AtomicU64::new(0)],
     cpu: AtomicU32::new(0),
-    total: AtomicU32::new(0),
 };
 
 /// # Safety
@@ -142,32 +141,29 @@ static OOPS: Oops = Oops {
 /// For the die notifier chain alone: `args` is the `die_args` of the event, whose registers are valid for the call.
 unsafe extern "C" fn on_die(_: *mut bindings::notifier_block, event: c_ulong, args: *mut c_void) -> c_int {
     if event as u32 == bindings::die_val_DIE_OOPS {
-        OOPS.total.fetch_add(1, Ordering::Relaxed);
         OOPS.cpu.store(0, Ordering::Release);
         // SAFETY: By this function's contract; see `Oops` for who writes when.
         unsafe { *OOPS.regs.get() = Regs::copy((*args.cast::<bindings::die_args>()).regs) };
-        OOPS.task.store(system::current_task().0, Ordering::Relaxed);
+        for (to, from) in OOPS.task.iter().zip(this_task()) {
+            to.store(from, Ordering::Relaxed);
+        }
         OOPS.cpu.store(system::cpu() + 1, Ordering::Release);
     }
     NOTIFY_DONE
 }
 
-/// The registers at the oops that led to this panic, if an oops did: the newest one was here, in this task. Panic
-/// path.
+/// Address of the running task and when it began, in nanoseconds since boot. Panic path.
+fn this_task() -> [u64; 2] {
+    [system::current_task().0, system::current_start()]
+}
+
+/// The registers at the oops that led to this panic, if an oops did: the newest one was here, in this task. A task that
+/// oopsed does not live on. Panic path.
 pub fn oops_regs() -> Option<Regs> {
-    if OOPS.cpu.load(Ordering::Acquire) != system::cpu() + 1
-        || OOPS.task.load(Ordering::Relaxed) != system::current_task().0
-        || !oops_in_progress()
-    {
+    let same_task = || OOPS.task.iter().zip(this_task()).all(|(then, now)| then.load(Ordering::Relaxed) == now);
+    if OOPS.cpu.load(Ordering::Acquire) != system::cpu() + 1 || !same_task() {
         return None;
     }
     // SAFETY: Written by this CPU, and complete.
     Some(unsafe { *OOPS.regs.get() })
-}
-
-fn oops_in_progress() -> bool {
-    // TAINT_DIE is set by the first oops and stays; what tells this panic's oops from an older one that killed
-    // another use of the same task is that panic() was called from oops_end(), with the die owner still set. That is
-    // not visible to a module, so the newest oops of this very task is taken: a task that oopsed does not live on.
-    OOPS.total.load(Ordering::Relaxed) != 0
 }

@@ -65,6 +65,13 @@ impl<T: Send> PanicCell<T> {
         }
     }
 
+    /// Forgets whoever is inside. Panic path.
+    ///
+    /// For the case that it was this CPU, interrupted by what calls this, and that it never goes on.
+    pub fn abandon(&self) {
+        self.entered.store(false, Ordering::Release);
+    }
+
     /// Whether somebody is inside. Panic path.
     pub fn is_entered(&self) -> bool {
         self.entered.load(Ordering::Acquire)

@@ -13,6 +13,7 @@
 //! Everything that is changed for this is remembered and put back when the dump ends.
 
 use super::bindings;
+use super::stop_cpus::Attempt;
 use super::volatile::{Changed, PAGE_SIZE};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::null_mut;
@@ -157,22 +158,25 @@ impl Receiver {
         })
     }
 
-    /// Takes every NAPI whose poll function is left within so many microseconds, while the other CPUs still run, and
+    /// Takes every NAPI whose poll function is left within the attempt's time, while the other CPUs still run, and
     /// keeps those that it has already. Whether it has all. Panic path, before the stop.
     ///
     /// `poll_owner` is netpoll's lock around the poll function: with it in our hands nobody begins one, not even on
     /// a busy queue that is polled over and over. A poll runs for microseconds to milliseconds.
-    pub fn quiesce(&mut self, limit_us: u32) -> bool {
+    ///
+    /// One that this very CPU was polling when it panicked stays as it is: nothing will end that poll.
+    pub(super) fn quiesce(&mut self, attempt: Attempt) -> bool {
         if self.napis.is_empty() {
             self.list();
         }
-        let mut left = limit_us / 10;
+        let this = super::system::cpu() as i32;
+        let mut left = attempt.limit_us / 10;
         let mut all = true;
         for (napi, kind) in self.napis.iter_mut() {
-            while *kind == Napi::Dirty && !switched_off(*napi) {
+            while *kind == Napi::Dirty && !switched_off(*napi) && poll_owner(*napi).load(Ordering::Relaxed) != this {
                 if try_take(*napi) {
                     *kind = Napi::Clean;
-                } else if left == 0 {
+                } else if left == 0 || attempt.is_over() {
                     all = false;
                     break;
                 } else {

@@ -12,6 +12,9 @@
 //! no CPU but the panicking one gets (`nbcon_context_try_acquire_direct()`). If the network driver was interrupted by
 //! that, it would be stuck half way. So where the driver does not come to rest, the panic is called off for the moment
 //! that lets such a CPU finish.
+//!
+//! With a kdump image loaded and the default order the kernel stops the CPUs from within `__crash_kexec()`. Then nothing
+//! of this happens: kdump must find everything as it would without us.
 
 use super::bindings;
 use super::regs::{Regs, SegmentBases, GREGSET_LEN};
@@ -25,9 +28,11 @@ use kernel::prelude::*;
 const PARK_LIMIT_US: u32 = 200_000;
 /// How long a CPU may take to follow the NMI, in microseconds.
 const NMI_LIMIT_US: u32 = 10_000;
-const FIRST: Attempt = Attempt { limit_us: 20_000, last: false };
+const FIRST: Attempt = Attempt { limit_us: 20_000, last: false, nested: false };
 /// With the panic called off.
-const LAST: Attempt = Attempt { limit_us: 200_000, last: true };
+const LAST: Attempt = Attempt { limit_us: 200_000, last: true, nested: false };
+/// How long a CPU taken by NMI waits for the kernel's own stop, in microseconds (which waits 1 s before it sends NMIs).
+const HELD_LIMIT_US: u32 = 5_000_000;
 /// How many frames are unwound to find the interrupted registers.
 const MAX_FRAMES: u32 = 32;
 
@@ -64,6 +69,10 @@ struct Slot {
 static SLOTS: AtomicPtr<KVec<Slot>> = AtomicPtr::new(core::ptr::null_mut());
 static BEFORE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static DONE: AtomicBool = AtomicBool::new(false);
+/// The CPU that has called its panic off, + 1; 0 for none.
+static CALLED_OFF: AtomicU32 = AtomicU32::new(0);
+/// The kernel has stopped the others as far as it can.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static CRASH_STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -84,6 +93,16 @@ pub struct Attempt {
     pub limit_us: u32,
     /// What is not ready after this one has to be used as it is.
     pub last: bool,
+    /// This CPU panicked (an NMI, say) on top of an attempt of its own, which never goes on.
+    pub nested: bool,
+}
+
+impl Attempt {
+    /// Whether to leave off: the panic is called off, and another CPU has begun to panic. Panic path.
+    pub(super) fn is_over(self) -> bool {
+        // SAFETY: Reads a word.
+        self.last && unsafe { bindings::panic_in_progress() }
+    }
 }
 
 /// Gets ready; whether all is. If not, it is called once more.
@@ -173,19 +192,49 @@ unsafe extern "C" fn stop_other_cpus(wait: c_int) {
         // SAFETY: Called as the kernel would have.
         unsafe { stop(wait) };
     }
+    STOPPED.store(true, Ordering::Release);
 }
 
 /// # Safety
 ///
 /// For `crash_smp_send_stop()` alone, which calls it through `smp_ops`.
 unsafe extern "C" fn crash_stop_other_cpus() {
-    before_stop();
+    if !for_kdump() {
+        before_stop();
+    }
     let stop = CRASH_STOP.load(Ordering::Acquire);
     // SAFETY: What `install` found there.
     if let Some(stop) = unsafe { core::mem::transmute::<*mut (), CrashStopFn>(stop) } {
         // SAFETY: Called as the kernel would have.
         unsafe { stop() };
     }
+    STOPPED.store(true, Ordering::Release);
+}
+
+/// Whether a kdump image is just being started. Panic path.
+///
+/// What asks for the stop is found in our own stack: the order (`crash_kexec_post_notifiers`) is not exported.
+fn for_kdump() -> bool {
+    if !system::kdump_loaded() {
+        return false;
+    }
+    let mut state = core::mem::MaybeUninit::<bindings::unwind_state>::zeroed();
+    let state = state.as_mut_ptr();
+    // SAFETY: The unwinder reads stacks of this CPU only, and checks what it reads.
+    unsafe {
+        bindings::nd_unwind_start(state);
+        for _ in 0..MAX_FRAMES {
+            if bindings::nd_unwind_done(state) {
+                break;
+            }
+            let caller = bindings::unwind_get_return_address(state);
+            if system::Symbol::of(caller as u64).as_str().starts_with("__crash_kexec+") {
+                return true;
+            }
+            bindings::unwind_next_frame(state);
+        }
+    }
+    false
 }
 
 fn slots() -> &'static [Slot] {
@@ -206,7 +255,8 @@ fn before_stop() {
     if !before.is_null() {
         // SAFETY: Stored from a `GetReady`.
         let before: GetReady = unsafe { core::mem::transmute(before) };
-        if !before(FIRST) && !called_off(before) {
+        let nested = CALLED_OFF.swap(0, Ordering::AcqRel) == system::cpu() + 1;
+        if !before(Attempt { nested, ..FIRST }) && !called_off(before) {
             // The other CPU's panic is the panic now. It takes this CPU as any other.
             loop {
                 // SAFETY: Spins.
@@ -220,6 +270,7 @@ fn before_stop() {
 /// Calls the panic off while `before` gets ready. False if another CPU has begun to panic meanwhile: it finds
 /// everything as if this panic had not begun, but for what has been got ready already.
 fn called_off(before: GetReady) -> bool {
+    CALLED_OFF.store(system::cpu() + 1, Ordering::Release);
     DONE.store(false, Ordering::Release);
     // SAFETY: Writes a word; this CPU is the panicking one.
     unsafe { bindings::panic_reset() };
@@ -228,6 +279,7 @@ fn called_off(before: GetReady) -> bool {
     let mine = unsafe { bindings::panic_try_start() };
     if mine {
         DONE.store(true, Ordering::Release);
+        CALLED_OFF.store(0, Ordering::Release);
     }
     mine
 }
@@ -258,6 +310,7 @@ fn taken(slot: &Slot) -> bool {
     slot.state.load(Ordering::Acquire) >= TAKEN
 }
 
+/// Waits, spinning, until `done` or for so long. Panic path.
 fn wait_for(limit_us: u32, mut done: impl FnMut() -> bool) {
     for _ in 0..limit_us / 10 {
         if done() {
@@ -325,8 +378,11 @@ fn interrupted() -> Option<Regs> {
 }
 
 const NMI_DONE: c_int = 0;
+const NMI_HANDLED: c_int = 1;
 
-/// Takes this CPU if it has been asked for and has not followed the interrupt; does not return then.
+/// Takes this CPU if it has been asked for and has not followed the interrupt, and holds it until the kernel's own stop
+/// has sent its NMI, which is pending then and comes before anything else: it halts the CPU for good, and leaves
+/// virtualization, which would stand in the way of a restart.
 ///
 /// # Safety
 ///
@@ -339,11 +395,8 @@ unsafe extern "C" fn on_nmi(_: c_uint, regs: *mut bindings::pt_regs) -> c_int {
     }
     // SAFETY: By this function's contract.
     store(slot, Some(unsafe { Regs::copy(regs) }), TAKEN_BY_NMI);
-    loop {
-        // Nothing wakes it any more, but where this is a virtual CPU a real one is free for the dump.
-        // SAFETY: Interrupts are off, and further NMIs are held back until this handler returns, which it does not.
-        unsafe { bindings::nd_halt() };
-    }
+    wait_for(HELD_LIMIT_US, || STOPPED.load(Ordering::Acquire));
+    NMI_HANDLED
 }
 
 /// What CPU `cpu` was doing when this one panicked. None if it was offline. Panic path, after the stop.

@@ -67,6 +67,12 @@ pub fn current_task() -> (u64, u32) {
     }
 }
 
+/// When the task that runs on this CPU began, in nanoseconds since boot. Panic path.
+pub fn current_start() -> u64 {
+    // SAFETY: `current` is valid while it runs.
+    unsafe { (*bindings::nd_current()).start_time }
+}
+
 /// Whether a kdump image is loaded: with the default order the kernel then never asks us.
 pub fn kdump_loaded() -> bool {
     // SAFETY: Reads a flag.

@@ -7,8 +7,9 @@
 //! buffer, so that the driver's free only lowers a count and no allocator is involved.
 
 use super::bindings;
+use super::stop_cpus::Attempt;
 use super::volatile::Changed;
-use core::ffi::c_uint;
+use core::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 
 /// Buffers in the pool: a burst and a half.
@@ -93,12 +94,14 @@ impl Sender {
         unsafe { bindings::nd_txq(self.dev, index as c_uint) }
     }
 
-    /// Takes every queue's lock that can be had within so many microseconds, while the other CPUs still run, and keeps
-    /// those that it has already. Whether it has all. Panic path, before the stop.
+    /// Takes every queue's lock that can be had within the attempt's time, while the other CPUs still run, and keeps
+    /// those that it has already. Whether it has all but those that this very CPU held when it panicked. Panic path,
+    /// before the stop.
     ///
     /// They are held for microseconds, but a hypervisor may keep the CPU that holds one waiting.
-    pub(super) fn quiesce(&mut self, limit_us: u32) -> bool {
-        let mut left = limit_us / 10;
+    pub(super) fn quiesce(&mut self, attempt: Attempt) -> bool {
+        let this = super::system::cpu() as c_int;
+        let mut left = attempt.limit_us / 10;
         let mut all = true;
         for index in 0..self.queues() {
             let txq = self.txq(index);
@@ -107,7 +110,12 @@ impl Sender {
                 // SAFETY: Tries; interrupts are off.
                 if unsafe { bindings::nd_tx_trylock(self.dev, txq) } {
                     *lock = Lock::Ours;
-                } else if left == 0 {
+                    break;
+                }
+                // SAFETY: Reads a word of a held device's queue.
+                if unsafe { (&raw const (*txq).xmit_lock_owner).read_volatile() } == this {
+                    break;
+                } else if left == 0 || attempt.is_over() {
                     all = false;
                     break;
                 } else {
@@ -132,6 +140,9 @@ impl Sender {
                 // SAFETY: Nobody else runs.
                 unsafe { bindings::nd_tx_lock_reinit(txq) };
             }
+            // A CPU that was stopped within netif_tx_lock(), in a watchdog or a reset, leaves its mark.
+            // SAFETY: As above.
+            unsafe { bindings::nd_txq_thaw(txq) };
             let free = self.lock_is_free(txq);
             // SAFETY: Reads the queue's state.
             let stopped = unsafe { bindings::nd_txq_stopped(txq) };

@@ -54,9 +54,8 @@ impl PhysRange {
             3 => 30,
             _ => return None,
         };
-        const FRAME: u64 = 0x000f_ffff_ffff_f000;
         let within = (1u64 << shift) - 1;
-        let start = ((entry & FRAME & !within) | (addr as u64 & within)) & !(PAGE_SIZE - 1);
+        let start = ((entry & super::memory::entry_frame() & !within) | (addr as u64 & within)) & !(PAGE_SIZE - 1);
         Some(Self { start, end: start + PAGE_SIZE })
     }
 }

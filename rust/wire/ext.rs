@@ -200,7 +200,7 @@ pub enum Note<'a> {
         /// That address.
         page_offset: u64,
     },
-    /// Lines of `key=value`: hostname, release, version, machine, boot_id, module version.
+    /// Lines of `key=value`: hostname, release, version, machine; others may come.
     Identity(&'a [u8]),
     /// The panic message.
     Panic(&'a [u8]),
