@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/build/cargo
 tests := tests-qemu
 lab := $(tests)/lab.py --flavour $(FLAVOUR)
 guest := $(tests)/isolated $(tests)
-scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(wildcard packaging/scripts/*) $(wildcard init.d/*)
+scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) $(wildcard init.d/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help lab modules server demo test host-test guest-test test-full fuzz bench lint lint-modules clean
@@ -45,8 +45,8 @@ server: need-cargo ## build/bin/netdump-server and the tools beside it
 	@find $(CARGO_TARGET_DIR)/release -maxdepth 1 -type f -executable -name 'netdump*' -exec install -t build/bin {} +
 	@ls build/bin | sed 's|^|build/bin/|'
 
-demo: judges modules server ## a guest panics, and crash and drgn show what the server wrote
-	@$(guest)/demo.py
+demo: need-cargo judges modules server ## a guest panics, and crash and drgn show what the server wrote
+	@$(guest)/demo.py --flavour $(FLAVOUR)
 
 test: lint host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
 
@@ -57,10 +57,13 @@ host-test: need-cargo judges ## the tests that boot nothing
 		else $(CARGO) test --workspace; fi
 	python3 -m unittest discover -s $(tests) -p '*_test.py'
 
-guest-test: modules server ## the guest tests of `make test`
+# Tests name the flavour that they run on: FLAVOUR=, KVER= and KBUILD= are not for them.
+guest-test: server ## the guest tests of `make test`
+	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/run-tests.py --tier test
 
-test-full: modules server ## every guest test (hours; goes on where it stopped)
+test-full: server ## every guest test (an hour or two; goes on where it stopped)
+	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/build-modules --flavour amd64
 	@$(tests)/run-tests.py --tier full
 
@@ -72,6 +75,7 @@ fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SE
 
 lint: need-cargo lint-modules ## formatting, clippy, shellcheck, Python
 	cd userspace && $(CARGO) fmt --all --check
+	cd userspace/fuzz && $(CARGO) fmt --check
 	cd userspace && $(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	shellcheck $(scripts)
 	python3 $(tests)/lint.py $(tests)
@@ -91,4 +95,4 @@ judges:
 	@$(lab) >/dev/null
 
 need-cargo:
-	@command -v $(CARGO) >/dev/null || { echo "there is no cargo: apt-get install cargo rustfmt rust-clippy (Debian 13), or rustup with 1.85 or later" >&2; exit 1; }
+	@$(tests)/need-cargo $(CARGO)

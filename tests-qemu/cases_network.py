@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tests of a bad network and of bad people: loss, duplicates, reordering, floods, forged and unauthorised requests."""
 
-import contextlib
 import json
 import re
 import signal
@@ -14,7 +13,7 @@ from cache import REPOSITORY
 from cases import Context, add
 from guest import GUEST_ADDRESS, HOST_ADDRESS, Guest, Machine
 from judges import must
-from server import Server
+from server import MAGIC1, MAGIC2, Server
 
 IMPAIR = REPOSITORY / "build/bin/netdump-impair"
 SIM = REPOSITORY / "build/bin/netdump-sim"
@@ -78,44 +77,68 @@ def impaired(context: Context, options: tuple, must_count: tuple) -> list[str]:
     return lines
 
 
+# What each kind of flood is counted under, at least one of them.
+FLOODS = {
+    "mem": ("unknown_number",),
+    "start": ("not_registered", "start_flood"),
+    "garbage": ("not_netdump", "unknown_version", "too_short", "malformed"),
+}
+
+
+class Flood:
+    """A process that sends what no client would."""
+
+    def __init__(self, directory: Path, kind: str, source: str, sources: int, rate: int):
+        self.kind, self.path = kind, directory / f"flood-{kind}.log"
+        self.command = [SIM, "flood", "--server", f"{HOST_ADDRESS}:6666", "--kind", kind, "--source", source, "--sources", str(sources),
+                        "--forge", "--rate", str(rate), "--time", "600s"]  # fmt: skip
+
+    def start(self) -> None:
+        with open(self.path, "wb") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def must_run(self) -> None:
+        must(self.process.poll() is None, f"the flood of {self.kind} does not run: {self.path.read_text()}")
+
+    def end(self) -> None:
+        if hasattr(self, "process"):
+            self.process.kill()
+            self.process.wait()
+
+
 def flood(context: Context) -> list[str]:
     """Garbage, forged START_NETDUMP and forged MEM with the client's address: memory bounded, the dump beside it true."""
-    floods = []
-    peaks = []
+    floods = [
+        Flood(context.directory, "mem", f"{GUEST_ADDRESS}:6666", 1, 2000),
+        Flood(context.directory, "start", "10.77.0.100:6666", 50, 2000),
+        Flood(context.directory, "garbage", "10.77.0.50:1000", 50, 3000),
+    ]
+    status, seen = context.directory / "status.json", {}
 
-    def begin(guest: Guest, server: Server) -> None:
-        for kind, source, rate in (("mem", f"{GUEST_ADDRESS}:6666", 2000), ("start", "10.77.0.100:6666", 2000), ("garbage", "10.77.0.50:1000", 3000)):
-            log = open(context.directory / f"flood-{kind}.log", "wb")
-            command = [SIM, "flood", "--server", f"{HOST_ADDRESS}:6666", "--kind", kind, "--source", source, "--sources",
-                       "1" if kind == "mem" else "50", "--forge", "--rate", str(rate), "--time", "600s"]  # fmt: skip
-            floods.append((subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log), kind, log))
-        time.sleep(1)
-        for process, kind, _ in floods:
-            must(process.poll() is None, f"the flood of {kind} does not run: {(context.directory / f'flood-{kind}.log').read_text()}")
+    def begin(*_) -> None:
+        for one in floods:
+            one.start()
 
-    with contextlib.ExitStack() as stack:
+    def over(server: Server) -> None:
+        for one in floods:
+            one.must_run()
+        seen["rss"] = server.rss()
+        time.sleep(2)
+        seen["counts"] = json.loads(status.read_text())["counts"]
 
-        def end() -> None:
-            for process, _, log in floods:
-                process.kill()
-                process.wait()
-                log.close()
-
-        stack.callback(end)
-        original = Server.stop
-
-        def stop(self, *arguments, **named):
-            if self.process and self.process.poll() is None:
-                peaks.append(self.rss())
-            return original(self, *arguments, **named)
-
-        Server.stop = stop
-        stack.callback(setattr, Server, "stop", original)
-        lines = panic_run.panic_run(context.lab(), Machine(), context.directory, before_panic=begin, parameters="idle_timeout=60")
-    must(peaks and max(peaks) < SERVER_RSS, f"the server had {max(peaks) >> 20} MiB, the bound is {SERVER_RSS >> 20} MiB")
-    log = re.sub(r"\x1b\[[0-9;]*m", "", (context.directory / "server.log").read_text(errors="replace"))
-    counted = re.findall(r"counts=\{[^}]*\}", log)
-    return [*lines, f"server: at most {max(peaks) >> 20} MiB (bound {SERVER_RSS >> 20} MiB)", *counted[-1:]]
+    try:
+        lines = panic_run.panic_run(
+            context.lab(), Machine(), context.directory, before_panic=begin, dumped=over, parameters="idle_timeout=60",
+            settings={"status_file": status, "status_interval": 1},
+        )  # fmt: skip
+    finally:
+        for one in floods:
+            one.end()
+    must(seen["rss"] < SERVER_RSS, f"the server had {seen['rss'] >> 20} MiB, the bound is {SERVER_RSS >> 20} MiB")
+    for kind, names in FLOODS.items():
+        must(sum(seen["counts"].get(name, 0) for name in names) > 100, f"the flood of {kind} did not arrive: {seen['counts']}")
+    counted = ", ".join(f"{name} {count}" for name, count in seen["counts"].items() if count)
+    return [*lines, f"server: at most {seen['rss'] >> 20} MiB (bound {SERVER_RSS >> 20} MiB)", f"counted: {counted}"]
 
 
 def unauthorised(context: Context) -> list[str]:
@@ -124,9 +147,10 @@ def unauthorised(context: Context) -> list[str]:
 
     def begin(guest: Guest, server: Server) -> None:
         subprocess.run(["ip", "addr", "add", "10.77.0.9/24", "dev", guest.machine.tap], check=True)
-        for source in (f"{HOST_ADDRESS}:0", "10.77.0.9:0"):
+        right = ["--cookie", f"{MAGIC2:08x}{MAGIC1:08x}"]
+        for source, cookie in ((f"{HOST_ADDRESS}:0", []), ("10.77.0.9:0", right)):
             log = open(context.directory / f"probe-{len(probes)}.log", "wb")
-            command = [SIM, "probe", "--client", f"{GUEST_ADDRESS}:6666", "--source", source, "--rate", "200", "--time", "20s"]
+            command = [SIM, "probe", "--client", f"{GUEST_ADDRESS}:6666", "--source", source, "--rate", "200", "--time", "20s", *cookie]
             probes.append((subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log), source, log))
 
     try:
@@ -140,10 +164,11 @@ def unauthorised(context: Context) -> list[str]:
             process.wait()
             log.close()
     console = (context.directory / "console").read_text(errors="replace")
-    counted = re.search(r"netdump: .*\((\d+) refused\), (\d+) frames dropped", console)
+    counted = re.search(r"netdump: .*\((\d+) with a wrong cookie, \d+ too short\), (\d+) from elsewhere", console)
     must(counted, "the module does not say what it refused")
-    must(int(counted[1]) + int(counted[2]) > 0, f"the module counted none of them: {counted[0]}")
-    return [*lines, f"not answered; the module counted {counted[1]} refused, {counted[2]} frames dropped"]
+    must(int(counted[1]) > 0, f"the module counted no wrong cookie: {counted[0]}")
+    must(int(counted[2]) > 0, f"the module counted nothing from another address: {counted[0]}")
+    return [*lines, f"not answered; the module counted {counted[1]} with a wrong cookie, {counted[2]} from elsewhere"]
 
 
 BAD = ("--dup", "1%", "--reorder", "1%")

@@ -5,6 +5,7 @@
 Leaves build/demo/crash/<ip>-<date>/{log,vmcore,meta.json}.
 """
 
+import argparse
 import shutil
 import sys
 import time
@@ -25,7 +26,9 @@ def step(text: str) -> None:
 
 
 def main() -> int:
-    found = lab.prepare()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flavour", default="cloud-amd64", choices=["cloud-amd64", "amd64"])
+    found = lab.prepare(parser.parse_args().flavour)
     if HOME.exists():
         shutil.rmtree(HOME)
     HOME.mkdir(parents=True)

@@ -275,18 +275,18 @@ class Guest:
                     raise self.fail("QEMU closed the guest's shell")
                 self.buffer += data
 
-    def wait_ready(self, seconds: float = 120) -> None:
-        """Waits for the shell. A machine that does not get there is booted again, and says so.
+    def wait_ready(self, seconds: float = 120, again: bool = True) -> None:
+        """Waits for the shell. A machine that does not get there is booted again (unless told not to), and says so.
 
         With several CPUs QEMU's emulation now and then loses a race with the kernel's self-modifying code: an int3 oops
         in a static key, or a CPU that stands still, before anything of ours is loaded.
         """
         while True:
             try:
-                self._read_until(rb"@@ ready\r?\n", seconds if self.boots == BOOTS else BOOT_SECONDS)
+                self._read_until(rb"@@ ready\r?\n", BOOT_SECONDS if again and self.boots < BOOTS else seconds)
                 return
             except GuestError:
-                if self.boots == BOOTS:
+                if not again or self.boots == BOOTS:
                     raise
             shutil.copy(self.console_path, self.directory / f"console-of-boot-{self.boots}")
             print(f"the stock kernel did not come up under emulation (boot {self.boots} of at most {BOOTS}), again", flush=True)

@@ -51,6 +51,6 @@ seen = {
     "modules": [module.name.string_().decode() for module in for_each_module(prog)],
     "slab_caches": sum(1 for _ in for_each_slab_cache(prog)),
     "slab_objects": count_objects(),
-    "dmesg": get_dmesg(prog).decode(errors="replace")[-20000:],
+    "dmesg": get_dmesg(prog).decode(errors="replace"),
 }
 json.dump(seen, sys.stdout)

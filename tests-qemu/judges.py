@@ -143,10 +143,3 @@ def check_makedumpfile(lab, vmcore: Path) -> str:
         size = small.stat().st_size
         must(0 < size < vmcore.stat().st_size, "makedumpfile -d 31 filtered nothing")
         return f"makedumpfile: dmesg {log.stat().st_size} bytes, -d 31 {size} bytes"
-
-
-def check_incomplete(lab, vmcore: Path, truth_file: Path, meta: dict, modules=()) -> truth.Report:
-    """What is in an incomplete vmcore is true."""
-    report = truth.compare(lab, vmcore, truth_file, meta, modules=modules, only_written=True)
-    must(not report.wrong, report.text())
-    return report

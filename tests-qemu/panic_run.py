@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -17,6 +18,8 @@ from guest import HOST_ADDRESS, Guest, Machine
 from judges import must
 from server import MAGIC1, MAGIC2, Server
 
+# Bytes in 2 s, each way and to the disk: far below what there is, far above what there is without.
+LEAST_LOAD = 200_000
 PANIC = "echo c >/proc/sysrq-trigger"
 
 
@@ -28,10 +31,10 @@ def module_path(lab) -> Path:
     return path
 
 
-def ring_setter() -> Path:
-    """The program that sets a receive ring's size, made in the build root."""
-    path = REPOSITORY / "build/set-ring"
-    source = HERE / "set-ring.c"
+def guest_program(name: str) -> Path:
+    """A small program for a guest, made in the build root from NAME.c."""
+    path = REPOSITORY / "build" / name
+    source = HERE / f"{name}.c"
     if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
         subprocess.run([*lab_module.in_root("build"), "gcc", "-Wall", "-O2", "-static", "-o", str(path), str(source)], check=True)
     return path
@@ -82,13 +85,18 @@ class Load:
         if g.machine.disk_mib:
             count = g.machine.disk_mib
             g.run(f"(while :; do dd if=/dev/zero of=/dev/vda bs=1M count={count}; dd if=/dev/vda of=/dev/null bs=64k; done) >/dev/null 2>&1 &")
+        # What waits in a socket is no longer the driver's, but counts among the pages of its pool.
+        g.run("sysctl -w net.ipv4.tcp_rmem='4096 32768 65536'")
         g.run("(while :; do nc -l -p 9000 >/dev/null; done) >/dev/null 2>&1 &")
-        g.run(f"(while :; do dd if=/dev/zero bs=1000 count=2000 | nc -u -w 1 {HOST_ADDRESS} 9001; done) >/dev/null 2>&1 &")
+        g.run(f"(while :; do nc {HOST_ADDRESS} 9001 </dev/zero; sleep 1; done) >/dev/null 2>&1 &")
         for work in (self.watch, self.udp, self.tcp, self.sink):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self.threads.append(thread)
+        before = self.done()
         time.sleep(2)
+        grown = {what: count - before[what] for what, count in self.done().items()}
+        must(all(count > LEAST_LOAD for count in grown.values()), f"there is no load on the guest: {grown} bytes in 2 s")
         return self
 
     def __exit__(self, *_):
@@ -96,6 +104,14 @@ class Load:
         self.panicked.set()
         for thread in self.threads:
             thread.join(5)
+
+    def done(self) -> dict[str, int]:
+        """Bytes received, sent, and written to the disk so far."""
+        counters = {f"{way}_bytes": f"$(cat /sys/class/net/eth0/statistics/{way}_bytes)" for way in ("rx", "tx")}
+        if self.guest.machine.disk_mib:
+            counters["disk"] = "$(awk '{print $7 * 512}' /sys/block/vda/stat)"
+        text = self.guest.run("echo " + " ".join(counters.values()))
+        return {what: int(count) for what, count in zip(counters, text.split(), strict=True)}
 
     def watch(self) -> None:
         """Notices the panic."""
@@ -122,12 +138,15 @@ class Load:
 
     def sink(self) -> None:
         """Takes what the guest sends."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as take:
-            take.bind(("", 9001))
-            take.settimeout(0.2)
+        with socket.create_server(("", 9001)) as door:
+            door.settimeout(0.2)
             while not self.stop.is_set():
                 with contextlib.suppress(OSError):
-                    take.recv(65536)
+                    taker, _ = door.accept()
+                    with taker:
+                        taker.settimeout(0.2)
+                        while not self.stop.is_set() and taker.recv(1 << 20):
+                            pass
 
 
 def judge(lab, guest: Guest, path: Path, meta: dict, iomem: str, all_judges: bool, in_stack="sysrq_handle_crash") -> list[str]:
@@ -143,7 +162,13 @@ def judge(lab, guest: Guest, path: Path, meta: dict, iomem: str, all_judges: boo
     if not os.environ.get("NETDUMP_KEEP"):
         picture.unlink()
     cpus = guest.machine.cpus
-    judges.check_drgn(lab, vmcore, cpus, modules, in_stack)
+    seen = judges.check_drgn(lab, vmcore, cpus, modules, in_stack)
+    # The log buffer is on the list of what may differ: what was in it is held against the console.
+    said, _, _ = guest.console().partition("netdump activated")
+    said = [line.rstrip() for line in said.splitlines()[:-1] if re.match(r"\[ *\d+\.\d{6}\] \S", line)]
+    # The console repeats the time for each line of a record.
+    lost = [line for line in said if line.partition("] ")[2] not in seen["dmesg"]]
+    must(len(said) > 100 and not lost, f"{len(lost)} of {len(said)} console lines are not in the vmcore's log: {lost[:5]}")
     lines = [report.text().splitlines()[0]]
     if all_judges:
         judges.check_crash(lab, vmcore, cpus, in_stack)
@@ -164,14 +189,14 @@ def dump_seconds(machine: Machine) -> float:
 
 def panic_run(
     lab, machine: Machine, directory: Path, load=False, parameters="", trigger=PANIC, all_judges=False, in_stack="sysrq_handle_crash",
-    settings=None, before_panic=None, target="",
+    settings=None, before_panic=None, dumped=None, target="",
 ) -> list[str]:
     """A whole run that must end with a complete and true dump and a restart; lines for the report."""
     if load:
         machine.disk_mib = machine.disk_mib or 64
     ring = receive_ring(machine, load)
     if ring:
-        machine.extra = {"/set-ring": ring_setter(), **machine.extra}
+        machine.extra = {"/set-ring": guest_program("set-ring"), **machine.extra}
     guest = Guest(lab, with_module(lab, machine), directory)
     server = Server(directory, [machine.address], **(settings or {}))
     with guest, server:
@@ -188,6 +213,8 @@ def panic_run(
             else:
                 guest.send(trigger)
             path, meta = server.wait_dump(dump_seconds(machine), guest=guest)
+            if dumped:
+                dumped(server)
         reason = guest.wait_held(60)
         must(reason == "guest-reset", f"the guest stopped for '{reason}', it should have restarted")
         lines = judge(lab, guest, path, meta, iomem, all_judges, in_stack)

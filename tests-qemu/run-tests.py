@@ -99,6 +99,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.here:
         return run_here(arguments.here)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that the test that runs is ended too
     chosen = [c for c in cases.CASES.values() if arguments.tier in c.tiers and fnmatch.fnmatch(c.name, arguments.only)]
     if arguments.list:
         print("\n".join(case.name for case in chosen))
