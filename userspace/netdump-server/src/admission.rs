@@ -3,13 +3,15 @@
 //!
 //! Only addresses that have answered a probe come here, so a forged packet takes nothing.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Addresses whose dumps of the last hour are remembered. Beyond it the longest idle one is forgotten.
 pub const MAX_REMEMBERED: usize = 16_384;
 
+/// Logs without a dump that one address may leave in an hour: a machine that crashes at every boot says nothing new.
+const LOGS_PER_HOUR: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The limits, which may change while the server runs.
@@ -34,9 +36,12 @@ pub enum Decision {
     LogOnly,
     /// The queue is full.
     Full,
+    /// Another dump of its address waits already.
+    AddressBusy,
 }
 
-/// One attempt to dump. An address may have several: behind a translator, or crashed anew before the last is closed.
+/// One attempt to dump. An address may have several: behind a translator, or crashed anew before the last is over. One
+/// of them runs and one waits for its end, so that no address takes the slots and the queue of all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DumpId(pub u64);
 
@@ -44,15 +49,26 @@ pub struct DumpId(pub u64);
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
-    running: HashSet<DumpId>,
+    running: HashMap<DumpId, IpAddr>,
     waiting: VecDeque<(DumpId, IpAddr)>,
-    history: HashMap<IpAddr, VecDeque<Instant>>,
+    dumps: History,
+    logs: History,
 }
+
+/// What addresses had in the last hour, and when.
+#[derive(Debug, Default)]
+struct History(HashMap<IpAddr, VecDeque<Instant>>);
 
 impl Admission {
     /// All slots free.
     pub fn new(limits: Limits) -> Self {
-        Admission { limits, running: HashSet::new(), waiting: VecDeque::new(), history: HashMap::new() }
+        Admission {
+            limits,
+            running: HashMap::new(),
+            waiting: VecDeque::new(),
+            dumps: History::default(),
+            logs: History::default(),
+        }
     }
 
     /// Other limits from now on. Running dumps go on even if they are more than the new limit.
@@ -62,7 +78,7 @@ impl Admission {
 
     /// A proven client asks for a slot. Asking again changes nothing.
     pub fn request(&mut self, id: DumpId, client: IpAddr, now: Instant) -> Decision {
-        if self.running.contains(&id) {
+        if self.running.contains_key(&id) {
             return Decision::Start;
         }
         if let Some(place) = self.waiting.iter().position(|waiting| waiting.0 == id) {
@@ -71,7 +87,10 @@ impl Admission {
         if self.over_limit(client, now) {
             return Decision::LogOnly;
         }
-        if self.waiting.is_empty() && self.has_room() {
+        if self.waiting.iter().any(|waiting| waiting.1 == client) {
+            return Decision::AddressBusy;
+        }
+        if self.has_room() && !self.runs(client) && self.first_ready().is_none() {
             self.start(id, client, now);
             return Decision::Start;
         }
@@ -87,7 +106,7 @@ impl Admission {
         if !self.has_room() {
             return None;
         }
-        let (id, client) = self.waiting.pop_front()?;
+        let (id, client) = self.first_ready().and_then(|place| self.waiting.remove(place))?;
         if self.over_limit(client, now) {
             return Some((id, Decision::LogOnly));
         }
@@ -111,36 +130,65 @@ impl Admission {
         self.waiting.len()
     }
 
+    /// A client without a dump leaves its log: whether it may, in this hour. It is counted.
+    pub fn may_leave_log(&mut self, client: IpAddr, now: Instant) -> bool {
+        let may = self.logs.in_the_last_hour(client, now) < LOGS_PER_HOUR;
+        if may {
+            self.logs.add(client, now);
+        }
+        may
+    }
+
+    fn runs(&self, client: IpAddr) -> bool {
+        self.running.values().any(|running| *running == client)
+    }
+
+    /// The place of the first in the queue that does not wait for a dump of its own address.
+    fn first_ready(&self) -> Option<usize> {
+        self.waiting.iter().position(|(_, client)| !self.runs(*client))
+    }
+
     fn has_room(&self) -> bool {
         self.running.len() < self.limits.concurrent
     }
 
     fn start(&mut self, id: DumpId, client: IpAddr, now: Instant) {
-        self.running.insert(id);
-        if self.history.len() >= MAX_REMEMBERED && !self.history.contains_key(&client) {
-            self.forget(now);
-        }
-        self.history.entry(client).or_default().push_back(now);
+        self.running.insert(id, client);
+        self.dumps.add(client, now);
     }
 
     fn over_limit(&mut self, client: IpAddr, now: Instant) -> bool {
-        let Some(dumps) = self.history.get_mut(&client) else { return false };
-        while dumps.front().is_some_and(|at| now.saturating_duration_since(*at) >= HOUR) {
-            dumps.pop_front();
+        let dumps = self.dumps.in_the_last_hour(client, now);
+        self.limits.per_hour != 0 && dumps >= self.limits.per_hour
+    }
+}
+
+impl History {
+    fn in_the_last_hour(&mut self, client: IpAddr, now: Instant) -> usize {
+        let Some(times) = self.0.get_mut(&client) else { return 0 };
+        while times.front().is_some_and(|at| now.saturating_duration_since(*at) >= HOUR) {
+            times.pop_front();
         }
-        if dumps.is_empty() {
-            self.history.remove(&client);
-            return false;
+        let count = times.len();
+        if count == 0 {
+            self.0.remove(&client);
         }
-        self.limits.per_hour != 0 && dumps.len() >= self.limits.per_hour
+        count
+    }
+
+    fn add(&mut self, client: IpAddr, now: Instant) {
+        if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(&client) {
+            self.forget(now);
+        }
+        self.0.entry(client).or_default().push_back(now);
     }
 
     fn forget(&mut self, now: Instant) {
-        self.history.retain(|_, dumps| dumps.back().is_some_and(|at| now.saturating_duration_since(*at) < HOUR));
-        if self.history.len() >= MAX_REMEMBERED {
-            let oldest = self.history.iter().min_by_key(|(_, dumps)| dumps.back().copied()).map(|(client, _)| *client);
+        self.0.retain(|_, times| times.back().is_some_and(|at| now.saturating_duration_since(*at) < HOUR));
+        if self.0.len() >= MAX_REMEMBERED {
+            let oldest = self.0.iter().min_by_key(|(_, times)| times.back().copied()).map(|(client, _)| *client);
             if let Some(client) = oldest {
-                self.history.remove(&client);
+                self.0.remove(&client);
             }
         }
     }
@@ -195,15 +243,41 @@ mod tests {
 
     #[test]
     fn the_hour_counts_for_those_who_wait_too() {
-        let (mut a, now) = (admission(1, 4, 1), Instant::now());
+        let (mut a, now) = (admission(1, 4, 2), Instant::now());
         assert_eq!(a.request(DumpId(1), ip(1), now), Decision::Start);
-        assert_eq!(a.request(DumpId(2), ip(2), now), Decision::Wait(0));
-        assert_eq!(a.request(DumpId(3), ip(2), now), Decision::Wait(1));
+        assert_eq!(a.request(DumpId(2), ip(1), now), Decision::Wait(0));
+        a.set_limits(Limits { per_hour: 1, ..a.limits });
+        a.leave(DumpId(1));
+        assert_eq!(a.next(now), Some((DumpId(2), Decision::LogOnly)));
+        assert_eq!(a.running(), 0);
+    }
+
+    #[test]
+    fn an_address_has_one_slot_and_one_place_in_the_queue() {
+        let (mut a, now) = (admission(3, 4, 0), Instant::now());
+        assert_eq!(a.request(DumpId(1), ip(1), now), Decision::Start);
+        assert_eq!(a.request(DumpId(2), ip(1), now), Decision::Wait(0), "it crashed anew, or is another behind a NAT");
+        for n in 3..10 {
+            assert_eq!(a.request(DumpId(n), ip(1), now), Decision::AddressBusy);
+        }
+        assert_eq!(a.next(now), None, "there is room, but not for that address");
+        assert_eq!(a.request(DumpId(10), ip(2), now), Decision::Start, "nobody else waits behind it");
+        assert_eq!(a.request(DumpId(11), ip(3), now), Decision::Start);
+        assert_eq!(a.request(DumpId(12), ip(4), now), Decision::Wait(1));
+        a.leave(DumpId(10));
+        assert_eq!(a.next(now), Some((DumpId(12), Decision::Start)));
         a.leave(DumpId(1));
         assert_eq!(a.next(now), Some((DumpId(2), Decision::Start)));
-        a.leave(DumpId(2));
-        assert_eq!(a.next(now), Some((DumpId(3), Decision::LogOnly)));
-        assert_eq!(a.running(), 0);
+        assert_eq!((a.running(), a.waiting()), (3, 0));
+    }
+
+    #[test]
+    fn an_hour_has_so_many_logs_without_a_dump() {
+        let (mut a, now) = (admission(1, 1, 1), Instant::now());
+        assert!((0..LOGS_PER_HOUR).all(|_| a.may_leave_log(ip(1), now)));
+        assert!(!a.may_leave_log(ip(1), now + HOUR - Duration::from_secs(1)));
+        assert!(a.may_leave_log(ip(2), now));
+        assert!(a.may_leave_log(ip(1), now + HOUR));
     }
 
     #[test]
@@ -212,6 +286,6 @@ mod tests {
         for n in 0..MAX_REMEMBERED as u32 + 100 {
             a.request(DumpId(n.into()), IpAddr::from(n.to_be_bytes()), now + Duration::from_millis(u64::from(n)));
         }
-        assert_eq!(a.history.len(), MAX_REMEMBERED);
+        assert_eq!(a.dumps.0.len(), MAX_REMEMBERED);
     }
 }

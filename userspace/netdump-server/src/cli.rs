@@ -21,6 +21,8 @@ pub struct Invocation {
     pub config_named: bool,
     /// Print the settings and end.
     pub check_config: bool,
+    /// Print the options in short form and end.
+    pub usage: bool,
     /// Keys that override the file, in order.
     pub overrides: Vec<(&'static str, String)>,
 }
@@ -34,6 +36,7 @@ impl Invocation {
             config: named.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)),
             config_named: named.is_some(),
             check_config: matches.get_flag("check-config"),
+            usage: matches.get_flag("usage"),
             overrides: overrides(&matches),
         })
     }
@@ -75,7 +78,8 @@ fn command() -> Command {
                 .long("check-config")
                 .action(ArgAction::SetTrue)
                 .help("Print the settings that would be used, and end"),
-        );
+        )
+        .arg(Arg::new("usage").long("usage").action(ArgAction::SetTrue).help("Print all options without explanation"));
     let defaults = Settings::default();
     for key in KEYS {
         let shown = key.show(&defaults);
@@ -116,9 +120,24 @@ fn command() -> Command {
     }
     // An empty option value is a mistake of a script; the file says `key=` where it means nothing.
     command.mut_args(|arg| match arg.get_id().as_str() {
-        "config" | "check-config" => arg,
+        "config" | "check-config" | "usage" => arg,
         _ => arg.value_parser(NonEmptyStringValueParser::new()),
     })
+}
+
+/// All options in one paragraph, as the original's option parser printed them.
+pub fn usage() -> String {
+    let mut text = String::from("Usage: netdump-server");
+    for arg in command().get_arguments() {
+        let Some(long) = arg.get_long() else { continue };
+        let short = arg.get_short().map(|short| format!("-{short}|")).unwrap_or_default();
+        let value = match arg.get_value_names() {
+            Some([name]) if arg.get_action().takes_values() => format!("={name}"),
+            _ => String::new(),
+        };
+        text += &format!(" [{short}--{long}{value}]");
+    }
+    text + "\n"
 }
 
 fn overrides(matches: &ArgMatches) -> Vec<(&'static str, String)> {
@@ -162,6 +181,15 @@ mod tests {
         std::fs::write(&file, "port=1000\nsecure=1\nconcurrent=7\n").unwrap();
         let s = parse(&format!("--config {} --port 2000", file.display())).unwrap().settings().unwrap();
         assert_eq!((s.port, s.secure, s.max_concurrent_dumps), (2000, true, 7));
+    }
+
+    #[test]
+    fn usage_names_every_option() {
+        assert!(parse("--usage").unwrap().usage);
+        let text = usage();
+        for part in ["[-p|--port=PORT]", "[-d|--daemon=BOOL]", "[--config=FILE]", "[--usage]", "[--status_file=FILE]"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netdump_session::MIN_WINDOW;
+
 use crate::allow::AllowList;
+
+/// What the client's queue holds; a request beyond it is dropped there.
+const MAX_OUTSTANDING_PAGES: u64 = 512;
 
 /// Layout of the file that a dump is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +257,7 @@ pub const KEYS: &[Key] = &[
         |s, v| put(&mut s.rcvbuf, size(v, 64 << 10, 1 << 30)), |s| s.rcvbuf.to_string(),
         "Receive buffer to ask the kernel for"),
     key!("max_outstanding_pages", Kind::Value("N"), Yes,
-        |s, v| put(&mut s.max_outstanding_pages, number(v, 1, 4096)), |s| s.max_outstanding_pages.to_string(),
+        |s, v| put(&mut s.max_outstanding_pages, number(v, MIN_WINDOW.into(), MAX_OUTSTANDING_PAGES)), |s| s.max_outstanding_pages.to_string(),
         "Most pages asked for and not yet received, per dump"),
     key!("write_buffer", Kind::Value("BYTES"), No,
         |s, v| put(&mut s.write_buffer, size(v, 1 << 20, 1 << 34)), |s| s.write_buffer.to_string(),
@@ -539,6 +544,14 @@ mod tests {
         assert_eq!(problems("rcvbuf=99999999999999999999M").len(), 1);
         assert_eq!(problems("rcvbuf=18014398509481984K").len(), 1);
         assert_eq!(problems("rcvbuf=M").len(), 1);
+    }
+
+    #[test]
+    fn a_window_is_one_that_works() {
+        for bad in [0, 1, 7, 513] {
+            assert_eq!(problems(&format!("max_outstanding_pages={bad}")).len(), 1, "{bad}");
+        }
+        assert_eq!(Settings::parse("max_outstanding_pages=8").unwrap().max_outstanding_pages, 8);
     }
 
     #[test]

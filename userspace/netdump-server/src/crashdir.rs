@@ -79,6 +79,12 @@ impl CrashDir {
         &self.path
     }
 
+    /// Who else could change what is in it, if anybody.
+    pub fn exposure(&self) -> io::Result<Option<&'static str>> {
+        let stat = stat(self.fd.as_fd())?;
+        Ok(exposed(stat.st_uid, stat.st_mode))
+    }
+
     /// Bytes that an ordinary write may still use.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = fstatvfs(self.fd.as_fd())?;
@@ -217,6 +223,26 @@ pub fn address_name(addr: IpAddr) -> String {
     addr.to_canonical().to_string().replace(':', "-")
 }
 
+/// Who but root and us could change what has this owner and mode.
+pub(crate) fn exposed(owner: u32, mode: u32) -> Option<&'static str> {
+    if owner != 0 && owner != geteuid().as_raw() {
+        Some("belongs to another user")
+    } else if mode & 0o022 != 0 {
+        Some("can be written by others")
+    } else {
+        None
+    }
+}
+
+/// When a directory of that name began, to the second.
+pub(crate) fn began(name: &str) -> Option<Timestamp> {
+    // The seconds stand behind the last colon; what follows them tells directories of one second apart.
+    let end = name.rfind(':')? + 3;
+    let text = name.get(end.checked_sub("YYYY-MM-DD-HH:MM:SS".len())?..end)?;
+    let time = jiff::civil::DateTime::strptime("%Y-%m-%d-%H:%M:%S", text).ok()?;
+    time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|time| time.timestamp())
+}
+
 fn stat(fd: impl AsFd) -> io::Result<FileStat> {
     Ok(fstat(fd)?)
 }
@@ -274,6 +300,12 @@ mod tests {
         assert_eq!(dir.create(ip("fd00::1"), at()).unwrap().name(), "fd00--1-2026-11-23-21:05:09");
         let v6 = dir.create(ip("::ffff:10.0.2.15"), at()).unwrap();
         assert_eq!(v6.name(), "10.0.2.15-2026-11-23-21:05:09.3");
+        for name in ["fd00--1-2026-11-23-21:05:09", v6.name()] {
+            assert_eq!(began(name), Some("2026-11-23T21:05:09Z".parse().unwrap()));
+        }
+        for name in ["", ":", "x:é9", "10.0.2.15-2026-13-23-21:05:09"] {
+            assert_eq!(began(name), None, "{name}");
+        }
         assert_eq!(std::fs::metadata(v6.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 

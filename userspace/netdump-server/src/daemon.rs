@@ -2,6 +2,7 @@
 //! From the command line to a running server: settings, detaching, pid file, log output.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    if invocation.usage {
+        print!("{}", crate::cli::usage());
+        return ExitCode::SUCCESS;
+    }
     let settings = match invocation.settings() {
         Ok(settings) => settings,
         Err(error) => {
@@ -45,16 +50,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(mut invocation: Invocation, settings: Settings) -> anyhow::Result<()> {
-    // What can fail does so before the terminal is let go; paths are made absolute because a daemon changes to `/`.
+    // What an administrator can get wrong is said before the terminal is let go. After it only the kernel can refuse: the
+    // detaching itself, threads, the reactor. Paths are made absolute because a daemon changes to `/`.
     invocation.config = std::path::absolute(&invocation.config)?;
     let settings = absolute(settings)?;
     let (socket, root) = Server::prepare(&settings)?;
+    let pidfile = settings.pidfile.as_deref().map(PidFile::create).transpose()?;
     if settings.daemon {
         // No thread exists yet, so nothing is lost in the child.
         nix::unistd::daemon(false, false).context("cannot detach")?;
     }
     start_logging(&settings);
-    let _pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
+    if let Some(pidfile) = &pidfile {
+        pidfile.write()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(Server::run(invocation, settings, socket, root));
     // A script that still runs must not keep the server; it is killed with the runtime.
@@ -90,23 +99,28 @@ fn start_logging(settings: &Settings) {
 }
 
 /// The file with our process id; it goes when we go.
-struct PidFile(PathBuf);
+struct PidFile {
+    path: PathBuf,
+    file: File,
+}
 
 impl PidFile {
-    fn write(path: &Path) -> anyhow::Result<PidFile> {
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::File::create(path)?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write().with_context(|| format!("cannot write the pid file {}", path.display()))?;
-        Ok(PidFile(path.to_owned()))
+    /// Creates it, empty: the process that it is about does not exist yet.
+    fn create(path: &Path) -> anyhow::Result<PidFile> {
+        let file = File::create(path).with_context(|| format!("cannot write the pid file {}", path.display()))?;
+        Ok(PidFile { path: path.to_owned(), file })
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        let written = writeln!(&self.file, "{}", std::process::id());
+        written.with_context(|| format!("cannot write the pid file {}", self.path.display()))
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(file = %self.0.display(), "pid file not removed: {error}");
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(file = %self.path.display(), "pid file not removed: {error}");
         }
     }
 }

@@ -21,10 +21,14 @@ use crate::socket::Path;
 
 /// Clients that have sent START_NETDUMP and not yet answered a HELLO.
 pub const MAX_PROBES: usize = 1024;
+/// Of them, those of one address; the oldest makes way too.
+const MAX_PROBES_PER_ADDRESS: usize = 8;
 /// Unknown clients that are looked at in a second; the others send their START_NETDUMP again.
 pub const STARTS_PER_SECOND: u32 = 2000;
 /// Addresses for which it is remembered whether they may log.
 const MAX_MAY_LOG: usize = 16_384;
+/// Addresses that are looked up for that in a second: each costs two system calls.
+const LOOKUPS_PER_SECOND: u32 = 1000;
 /// How long it is remembered.
 const MAY_LOG_FOR: Duration = Duration::from_secs(30);
 /// The cookie of clients without a file in `magic/`, as in the original.
@@ -34,6 +38,9 @@ impl Server {
     /// Takes one datagram. What follows from it is worked out after its batch.
     pub(crate) fn datagram(&mut self, path: Path, datagram: &[u8]) {
         self.events.received_bytes += datagram.len() as u64;
+        if path.peer.port() == 0 {
+            return self.refuse(Reason::PortZero, path, "from port 0, which cannot be answered");
+        }
         match datagram.first() {
             Some(4 | 5) => {}
             Some(6) => return self.refuse(Reason::UnknownVersion, path, "version 6 is not spoken here"),
@@ -74,22 +81,26 @@ impl Server {
         let client = path.peer.ip();
         let mut dumping = false;
         let mut registered = false;
-        let sessions = self.by_ip.get(&client).cloned().unwrap_or_default();
-        for addr in &sessions {
+        for addr in self.by_ip.get(&client).into_iter().flatten() {
             let Some(dump) = self.dumps.get_mut(addr) else { continue };
             if dump.session.phase() != Phase::Probe {
                 dumping = true;
                 registered |= dump.registered;
                 // So that it knows that the task listing goes on, from whatever port that comes.
                 dump.session.handle(self.now, datagram);
-                self.touched.push(*addr);
+                if !self.touched.contains(addr) {
+                    self.touched.push(*addr);
+                }
             }
         }
         if !dumping {
             if !self.logs.would_take(client, self.now, &self.settings) {
                 return self.refuse(Reason::LogDirLimit, path, "no new directory this minute");
             }
-            registered = self.may_log(client);
+            let Some(may_log) = self.may_log(client) else {
+                return self.refuse(Reason::LogFlood, path, "log text of too many unknown addresses");
+            };
+            registered = may_log;
             if !registered && self.settings.secure {
                 return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");
             }
@@ -113,12 +124,7 @@ impl Server {
             Ok(_) => return self.refuse(Reason::Malformed, path, "not a START_NETDUMP"),
             Err(error) => return self.refuse(Reason::Malformed, path, error),
         };
-        if self.now.saturating_duration_since(self.starts.second) >= Duration::from_secs(1) {
-            self.starts.second = self.now;
-            self.starts.used = 0;
-        }
-        self.starts.used += 1;
-        if self.starts.used > STARTS_PER_SECOND {
+        if !self.starts.take(self.now, STARTS_PER_SECOND) {
             return self.refuse(Reason::StartFlood, path, "too many START_NETDUMP of unknown clients");
         }
         self.begin_session(path, start);
@@ -157,8 +163,19 @@ impl Server {
         self.touch(path);
     }
 
-    /// Keeps the table of unproven clients at its size.
+    /// Keeps the table of unproven clients at its size, and each address's part of it.
     fn make_room_for_probe(&mut self, path: Path) -> bool {
+        let addrs = self.by_ip.get(&path.peer.ip()).into_iter().flatten();
+        let probes: Vec<_> =
+            addrs.filter_map(|a| Some((self.dumps.get(a).filter(|d| d.is_probe())?.began, *a))).collect();
+        if probes.len() >= MAX_PROBES_PER_ADDRESS {
+            // The newest is the one that is most likely to be there: a client that is answers within its next second.
+            if let Some((_, oldest)) = probes.into_iter().min_by_key(|(began, _)| *began) {
+                let detail = "too many clients of this address that answer no HELLO; the oldest is dropped";
+                self.refuse(Reason::ProbeEvicted, path, detail);
+                self.drop_session(oldest);
+            }
+        }
         // What is proven is bounded by the slots, the queue and MAX_LOG_ONLY.
         if self.dumps.len() < MAX_PROBES + self.admission.running() + self.admission.waiting() {
             return true;
@@ -178,18 +195,22 @@ impl Server {
         }
     }
 
-    fn may_log(&mut self, client: IpAddr) -> bool {
+    /// Whether the address may log by itself; `None` if it cannot be looked up now.
+    fn may_log(&mut self, client: IpAddr) -> Option<bool> {
         if let Some((answer, since)) = self.may_log.get(&client) {
             if self.now.saturating_duration_since(*since) < MAY_LOG_FOR {
-                return *answer;
+                return Some(*answer);
             }
+        }
+        if !self.lookups.take(self.now, LOOKUPS_PER_SECOND) {
+            return None;
         }
         let answer = self.settings.log_allow.holds(client) || matches!(self.root.magic(client), Ok(Some(_)));
         if self.may_log.len() >= MAX_MAY_LOG {
             self.may_log.clear();
         }
         self.may_log.insert(client, (answer, self.now));
-        answer
+        Some(answer)
     }
 
     fn touch(&mut self, path: Path) {

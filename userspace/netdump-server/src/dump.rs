@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use netdump_core::wire::classic::Start;
 use netdump_core::wire::ext::VolatileRange;
 use netdump_session::{Absence, Counters, Grant, Outcome, Phase, Session};
-use netdump_vmcore::DumpInfo;
+use netdump_vmcore::{DumpInfo, Vmcoreinfo};
 
 use crate::admission::DumpId;
 use crate::config::Format;
@@ -57,8 +57,12 @@ pub struct Dump {
     pub client_dir: Option<ClientDir>,
     /// What the client told about itself.
     pub info: Option<Box<DumpInfo>>,
+    /// The kernel's log as of the crash, while it is not known whether there is a directory.
+    pub kernel_log: Vec<u8>,
     /// Room on the disk.
     pub space: Space,
+    /// `netdump-nospace` has been called for it, and is not called again.
+    pub helped: bool,
     /// Bytes of disk that are kept for it.
     pub reserved: u64,
     /// The thread that writes the vmcore.
@@ -69,6 +73,12 @@ pub struct Dump {
     pub facts: Option<FileFacts>,
     /// The file is whole.
     pub complete: bool,
+    /// All memory was given to the writer: the file will be whole once the disk has it.
+    pub whole: bool,
+    /// The log is on the disk, as far as it had come by the end of the listing.
+    pub log_synced: bool,
+    /// The server ended before the dump did.
+    pub stopped: bool,
     /// Why there is no (whole) file, where the session cannot know.
     pub storage_error: Option<String>,
     /// Pages given to the thread and not back yet.
@@ -96,6 +106,29 @@ pub struct Dump {
     pub log_lost: u64,
     /// When the memory phase began, and when it ended.
     pub memory: (Option<Instant>, Option<Instant>),
+    /// Where KASLR put the kernel.
+    pub kaslr: Kaslr,
+}
+
+/// What crash has to be told to open a dump in the layout of 2005, as its options take it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kaslr {
+    /// `--kaslr=`.
+    pub kernel_offset: Option<String>,
+    /// `-m phys_base=`.
+    pub phys_base: Option<String>,
+}
+
+impl Kaslr {
+    /// From VMCOREINFO, where it is there and says it.
+    pub fn of(info: &DumpInfo) -> Kaslr {
+        let Some(Ok(info)) = info.vmcoreinfo.as_deref().map(Vmcoreinfo::parse) else { return Kaslr::default() };
+        // A negative phys_base comes out as the unsigned number that crash wants.
+        Kaslr {
+            kernel_offset: info.kernel_offset().map(|offset| format!("{offset:#x}")),
+            phys_base: info.number("phys_base").map(|base| format!("{base:#x}")),
+        }
+    }
 }
 
 impl Dump {
@@ -110,12 +143,17 @@ impl Dump {
             dir: None,
             client_dir: None,
             info: None,
+            kernel_log: Vec::new(),
             space: Space::Unknown,
+            helped: false,
             reserved: 0,
             writer: None,
             format: Format::Elf,
             facts: None,
             complete: false,
+            whole: false,
+            log_synced: false,
+            stopped: false,
             storage_error: None,
             on_their_way: 0,
             batch: Vec::new(),
@@ -130,6 +168,7 @@ impl Dump {
             seen: Counters::default(),
             log_lost: 0,
             memory: (None, None),
+            kaslr: Kaslr::default(),
         }
     }
 
@@ -192,13 +231,15 @@ impl Dump {
             Start::V4 => (4, netdump_core::wire::classic::Machine::I386.0),
         };
         let failure = match (&self.storage_error, outcome) {
+            // Whatever happened beside it.
+            _ if self.complete => None,
             (Some(error), _) => Some(error.clone()),
             (None, Some(outcome)) => outcome.failure.as_ref().map(ToString::to_string),
-            (None, None) => None,
+            (None, None) => self.stopped.then(|| "the server was stopped".to_owned()),
         };
         let dump = DumpMeta {
             started: Some(self.started),
-            ended: self.outcome.is_some().then(Timestamp::now),
+            ended: (self.outcome.is_some() || self.stopped).then(Timestamp::now),
             phase: self.session.phase().name(),
             failure,
             protocol,
@@ -207,6 +248,8 @@ impl Dump {
                 Format::Elf => "elf",
                 Format::Netdump => "netdump",
             },
+            kernel_offset: self.kaslr.kernel_offset.clone(),
+            phys_base: self.kaslr.phys_base.clone(),
             page_size,
             nr_pages: info.map_or(0, |info| info.nr_pages),
             memory_bytes: info.map_or(0, DumpInfo::memory_bytes),
@@ -252,5 +295,38 @@ fn volatile_meta(range: &VolatileRange) -> VolatileMeta {
         start: range.range.start.0,
         end: range.range.end.0,
         label: range.label().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netdump_core::wire::Cookie;
+    use netdump_session::Params;
+
+    fn dump() -> Dump {
+        let now = Instant::now();
+        let session = Session::new(Params::new(Cookie::new(1)), Start::V4, [0; 32], now);
+        let path = Path { peer: ([10, 0, 0, 1], 6666).into(), local: None };
+        Dump::new(DumpId(1), session, path, false, now, 0)
+    }
+
+    #[test]
+    fn a_stopped_dump_has_ended_and_says_why_only_if_it_is_not_whole() {
+        let mut dump = dump();
+        assert_eq!(dump.meta(0).dump.unwrap().ended, None);
+        dump.stopped = true;
+        let stopped = dump.meta(0).dump.unwrap();
+        assert!(stopped.ended.is_some());
+        assert_eq!(stopped.failure.as_deref(), Some("the server was stopped"));
+        dump.storage_error = Some("writing failed".into());
+        assert_eq!(dump.meta(0).dump.unwrap().failure.as_deref(), Some("writing failed"));
+        // The thread had all memory, and closed the file whole in the time that was left.
+        dump.storage_error = None;
+        dump.complete = true;
+        let meta = dump.meta(0);
+        let whole = meta.dump.unwrap();
+        assert!(meta.complete && whole.ended.is_some());
+        assert_eq!(whole.failure, None);
     }
 }

@@ -7,6 +7,7 @@
 //! Described         enough room? netdump-nospace, once         store, hooks
 //! enough            vmcore-incomplete                          writer
 //! MemoryDone        synced, renamed to vmcore                  writer
+//! Store             log synced; with both the client may go    store
 //! Finished          meta.json, compress=, netdump-reboot       store, hooks
 //! ```
 
@@ -14,12 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use netdump_core::wire::classic::REQUEST_LEN;
-use netdump_session::{Event, Grant, Phase};
+use netdump_session::{Event, Failure, Grant, Phase};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::{Decision, DumpId};
-use crate::dump::{Dump, Space};
+use crate::crashdir::address_name;
+use crate::dump::{Dump, Kaslr, Space};
 use crate::events::Reason;
-use crate::hooks::Hook;
+use crate::hooks::{Hook, Outcome as HookOutcome};
 use crate::logs::Context;
 use crate::server::{Report, Server};
 use crate::store::{DirId, StoreEvent};
@@ -92,6 +95,10 @@ impl Server {
                 if dump.outcome.is_none() {
                     self.write_meta(dump);
                 }
+                // Before the client is told to reboot; where it has no file to wait for, at that moment.
+                if let (Phase::Store | Phase::End, Some(dir), false) = (phase, dump.dir, dump.log_synced) {
+                    self.store.sync(dir);
+                }
                 if self.settings.verbose >= 2 {
                     tracing::info!(client = %dump.path.peer, phase = phase.name(), "phase");
                 } else {
@@ -103,6 +110,7 @@ impl Server {
                 let mib = info.memory_bytes() >> 20;
                 let panic = info.panic.as_deref().map(str::trim_end).unwrap_or("unknown");
                 tracing::info!(client = %dump.path.peer, machine = info.machine.0, cpus = info.cpus.len(), mib, panic, "described");
+                dump.kaslr = Kaslr::of(&info);
                 dump.info = Some(info);
                 self.prepare_storage(dump);
             }
@@ -115,14 +123,10 @@ impl Server {
                 if text.last().is_some_and(|byte| *byte != b'\n') {
                     all.push(b'\n');
                 }
-                let client = dump.path.peer.ip();
-                let mut cx = Context {
-                    now: self.now,
-                    settings: &self.settings,
-                    store: &mut self.store,
-                    events: &mut self.events,
-                };
-                self.logs.append(&mut cx, client, dump.registered, all);
+                dump.kernel_log = all;
+                if dump.client_dir.is_some() || dump.storage_error.is_some() {
+                    self.write_kernel_log(dump);
+                }
             }
             Event::Page { pfn, data, again } => {
                 self.events.pages += 1;
@@ -132,11 +136,9 @@ impl Server {
             Event::MemoryDone(end) => {
                 dump.flush();
                 dump.memory.1 = Some(self.now);
-                let complete = end.failure.is_none();
-                match &dump.writer {
-                    Some(writer) => writer.finish(complete),
-                    // The client must not wait for a file that will never be.
-                    None => dump.session.stored(self.now),
+                dump.whole = end.failure.is_none();
+                if let Some(writer) = &dump.writer {
+                    writer.finish(dump.whole);
                 }
             }
             Event::Volatile(ranges) => dump.volatile = ranges,
@@ -163,6 +165,11 @@ impl Server {
                 self.refuse(Reason::QueueFull, dump.path, detail);
                 self.grant_log_only(dump);
             }
+            Decision::AddressBusy => {
+                let detail = "a dump of this address waits already: only the log is taken, then the client is rebooted";
+                self.refuse(Reason::AddressBusy, dump.path, detail);
+                self.grant_log_only(dump);
+            }
         }
     }
 
@@ -170,6 +177,10 @@ impl Server {
         let log_only = self.dumps.values().filter(|dump| dump.grant == Some(Grant::LogOnly)).count();
         if log_only >= MAX_LOG_ONLY {
             self.refuse(Reason::TooManyClients, dump.path, "not even the log is taken");
+            return dump.session.cancel(self.now);
+        }
+        if !self.admission.may_leave_log(dump.path.peer.ip(), self.now) {
+            self.refuse(Reason::HourlyLimit, dump.path, "not even the log is taken: it has left enough this hour");
             return dump.session.cancel(self.now);
         }
         self.grant(dump, Grant::LogOnly);
@@ -199,6 +210,12 @@ impl Server {
                 self.admission.leave(id);
                 continue;
             };
+            if dump.session.phase() != Phase::Waiting {
+                // It has waited for too long and is being told to go.
+                self.admission.leave(id);
+                self.dumps.insert(dump.path.peer, dump);
+                continue;
+            }
             if decision == Decision::Start {
                 self.grant(&mut dump, Grant::Full);
             } else {
@@ -223,7 +240,17 @@ impl Server {
                 self.logs.dir_failed(dir);
                 self.with_dir(dir, |server, dump| {
                     // A dump whose file is open goes on: only the name of its directory has gone.
-                    if dump.client_dir.is_none() {
+                    if dump.client_dir.is_some() {
+                        return;
+                    }
+                    let full = error.kind() == std::io::ErrorKind::StorageFull;
+                    if full && !dump.helped && dump.grant == Some(Grant::Full) {
+                        let client = dump.path.peer;
+                        tracing::error!(%client, "No space for a directory; calling netdump-nospace");
+                        // What it would have been called, but for the time.
+                        let path = server.root.path().join(address_name(client.ip()));
+                        server.call_for_space(dump, Some(path));
+                    } else {
                         server.storage_failed(dump, &format!("directory: {error}"));
                     }
                 });
@@ -236,16 +263,32 @@ impl Server {
             StoreEvent::Opened(dir, Ok(client_dir)) => self.with_dir(dir, |server, dump| {
                 let path = client_dir.path().to_owned();
                 dump.client_dir = Some(client_dir);
+                server.write_kernel_log(dump);
                 server.run_hook(Hook::Crash, dump.path.peer.ip(), Some(path));
                 server.prepare_storage(dump);
             }),
-            StoreEvent::Opened(dir, Err(error)) => {
-                self.with_dir(dir, |server, dump| server.storage_failed(dump, &format!("directory: {error}")));
-            }
+            StoreEvent::Opened(dir, Err(error)) => self.with_dir(dir, |server, dump| {
+                // Of a directory that could not be made, which is being taken care of.
+                if dump.space != Space::Hook {
+                    server.storage_failed(dump, &format!("directory: {error}"));
+                }
+            }),
             StoreEvent::Free(dir, free) => self.with_dir(dir, |server, dump| match free {
                 Ok(free) => server.judge_space(dump, free),
                 Err(error) => server.storage_failed(dump, &format!("free space unknown: {error}")),
             }),
+            StoreEvent::Synced(dir) => self.with_dir(dir, |server, dump| {
+                dump.log_synced = true;
+                server.let_go(dump);
+            }),
+        }
+    }
+
+    /// Once file and log are safe the client may go.
+    fn let_go(&mut self, dump: &mut Dump) {
+        // The client must not wait for a file that will never be.
+        if dump.log_synced && !dump.is_writing() {
+            dump.session.stored(self.now);
         }
     }
 
@@ -286,29 +329,44 @@ impl Server {
             return self.open_file(dump);
         }
         let (need, have) = (needed >> 20, usable >> 20);
-        if last {
+        if last || dump.helped {
             tracing::error!(%client, "No space for dump image, even after calling netdump-nospace: {need} MiB needed, {have} MiB free");
             dump.space = Space::Lacking;
             return self.storage_failed(dump, &format!("no space: {need} MiB needed, {have} MiB free"));
         }
         tracing::error!(%client, "No space for dump image: {need} MiB needed, {have} MiB free; calling netdump-nospace");
-        dump.space = Space::Hook;
         let path = dump.client_dir.as_ref().map(|dir| dir.path().to_owned());
+        self.call_for_space(dump, path);
+    }
+
+    fn call_for_space(&mut self, dump: &mut Dump, path: Option<PathBuf>) {
+        dump.space = Space::Hook;
+        dump.helped = true;
+        let client = dump.path.peer;
         let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
         let (reports, id) = (self.reports.clone(), dump.id);
         tokio::spawn(async move {
-            hooks.run(Hook::NoSpace, client.ip(), path.as_deref(), timeout).await;
+            let outcome = hooks.run(Hook::NoSpace, client.ip(), path.as_deref(), timeout).await;
+            report_busy(&reports, &outcome, client.ip());
             // Nobody listens any more when the server ends.
             let _ = reports.send(Report::SpaceHook(id));
         });
     }
 
     pub(crate) fn space_hook_done(&mut self, id: DumpId) {
-        let dump = self.dumps.values_mut().find(|dump| dump.id == id);
-        if let Some((dump, dir)) = dump.and_then(|dump| dump.dir.map(|dir| (dump, dir))) {
+        let Some(dump) = self.dumps.values_mut().find(|dump| dump.id == id) else { return };
+        let Some(mut dir) = dump.dir else { return };
+        if dump.client_dir.is_some() {
             dump.space = Space::Measuring { last: true };
-            self.store.measure(dir);
+            return self.store.measure(dir);
         }
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
+        dir = self.logs.dump_dir(&mut cx, dump.path.peer.ip(), dump.registered);
+        dump.dir = Some(dir);
+        dump.space = Space::Unknown;
+        self.store.hold(dir);
+        self.store.open(dir);
     }
 
     fn open_file(&mut self, dump: &mut Dump) {
@@ -329,18 +387,24 @@ impl Server {
             dump.storage_error = Some(why.to_owned());
         }
         dump.reserved = 0;
+        // The log may have a place even so.
+        self.write_kernel_log(dump);
         dump.session.storage_failed(self.now);
+    }
+
+    fn write_kernel_log(&mut self, dump: &mut Dump) {
+        let text = std::mem::take(&mut dump.kernel_log);
+        if text.is_empty() {
+            return;
+        }
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
+        self.logs.append(&mut cx, dump.path.peer.ip(), dump.registered, text);
     }
 
     pub(crate) fn take_writer_event(&mut self, id: DumpId, event: WriterEvent) {
         if self.closing.contains_key(&id) {
-            if let WriterEvent::Closed(result, facts) = event {
-                if let Some(mut dump) = self.closing.remove(&id) {
-                    note_closed(&mut dump, result, facts);
-                    self.conclude(dump);
-                }
-            }
-            return;
+            return self.take_closing_event(id, event);
         }
         let addr = self.dumps.iter().find(|(_, dump)| dump.id == id).map(|(addr, _)| *addr);
         let Some((addr, mut dump)) = addr.and_then(|addr| Some((addr, self.dumps.remove(&addr)?))) else { return };
@@ -364,12 +428,30 @@ impl Server {
             }
             WriterEvent::Closed(result, facts) => {
                 note_closed(&mut dump, result, facts);
-                dump.session.stored(self.now);
+                self.let_go(&mut dump);
                 self.write_meta(&dump);
             }
         }
         self.dumps.insert(addr, dump);
         self.touched.push(addr);
+    }
+
+    /// From the writer of a dump whose session is over.
+    fn take_closing_event(&mut self, id: DumpId, event: WriterEvent) {
+        match event {
+            WriterEvent::Ready | WriterEvent::Written(_) => {}
+            WriterEvent::Failed(error) => {
+                if let Some(dump) = self.closing.get_mut(&id) {
+                    dump.storage_error.get_or_insert(format!("writing failed: {error}"));
+                }
+            }
+            WriterEvent::Closed(result, facts) => {
+                if let Some(mut dump) = self.closing.remove(&id) {
+                    note_closed(&mut dump, result, facts);
+                    self.conclude(dump);
+                }
+            }
+        }
     }
 
     /// The session is over; the file may not be.
@@ -397,9 +479,11 @@ impl Server {
         self.admission.leave(dump.id);
         let client = dump.path.peer;
         if dump.grant.is_none() {
-            let failure = dump.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
-            let why = failure.map_or_else(|| "it ended".to_owned(), ToString::to_string);
-            self.refuse(Reason::NotProved, dump.path, format_args!("no dump: {why}"));
+            match dump.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref()) {
+                Some(Failure::NotProved) => self.refuse(Reason::NotProved, dump.path, "no answer to HELLO"),
+                Some(failure) => tracing::info!(%client, "no dump: {failure}"),
+                None => tracing::info!(%client, "no dump"),
+            }
             return self.admit_next();
         }
         self.write_meta(&dump);
@@ -425,22 +509,29 @@ impl Server {
     }
 
     fn last_scripts(&mut self, dump: &Dump) {
+        if self.stopping {
+            // They would be killed in the middle.
+            return;
+        }
         let client = dump.path.peer.ip();
         let Some(dir) = dump.client_dir.as_ref().map(|dir| dir.path().to_owned()) else { return };
         let compress = if dump.complete { self.settings.compress.clone() } else { String::new() };
-        let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
+        let (hooks, timeout, reports) = (self.hooks.clone(), self.settings.hook_timeout, self.reports.clone());
         tokio::spawn(async move {
             if !compress.is_empty() {
-                hooks.compress(&compress, &dir.join(crate::crashdir::COMPLETE), client).await;
+                let outcome = hooks.compress(&compress, &dir.join(crate::crashdir::COMPLETE), client).await;
+                report_busy(&reports, &outcome, client);
             }
-            hooks.run(Hook::Reboot, client, Some(&dir), timeout).await;
+            let outcome = hooks.run(Hook::Reboot, client, Some(&dir), timeout).await;
+            report_busy(&reports, &outcome, client);
         });
     }
 
     pub(crate) fn run_hook(&mut self, hook: Hook, client: IpAddr, dir: Option<PathBuf>) {
-        let (hooks, timeout) = (self.hooks.clone(), self.settings.hook_timeout);
+        let (hooks, timeout, reports) = (self.hooks.clone(), self.settings.hook_timeout, self.reports.clone());
         tokio::spawn(async move {
-            hooks.run(hook, client, dir.as_deref(), timeout).await;
+            let outcome = hooks.run(hook, client, dir.as_deref(), timeout).await;
+            report_busy(&reports, &outcome, client);
         });
     }
 
@@ -500,12 +591,18 @@ impl Server {
             if let Some(writer) = dump.writer.as_ref().filter(|_| dump.facts.is_none()) {
                 writer.finish(false);
             }
-            if !dump.complete {
-                dump.storage_error = Some("the server was stopped".into());
-            }
+            dump.stopped = true;
             self.closing.insert(dump.id, dump);
         }
         self.by_ip.clear();
+    }
+}
+
+/// A script that did not get its turn is counted with everything else that is refused.
+fn report_busy(reports: &UnboundedSender<Report>, outcome: &HookOutcome, client: IpAddr) {
+    if matches!(outcome, HookOutcome::Busy) {
+        // Nobody listens any more when the server ends.
+        let _ = reports.send(Report::TooManyScripts(client));
     }
 }
 

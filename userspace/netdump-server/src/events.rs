@@ -41,6 +41,8 @@ reasons! {
     UnknownVersion = "unknown_version",
     /// The fields contradict each other.
     Malformed = "malformed",
+    /// From source port 0, which nothing can be sent to.
+    PortZero = "port_zero",
     /// A reply from an address that no dump is running with.
     Stranger = "stranger",
     /// A reply from a dumping client's address, but not from its port.
@@ -63,10 +65,14 @@ reasons! {
     NotProved = "not_proved",
     /// The waiting queue is full.
     QueueFull = "queue_full",
+    /// A dump of this address runs, and another one waits.
+    AddressBusy = "address_busy",
     /// Too many dumps of one client in an hour.
     HourlyLimit = "hourly_limit",
     /// Log text from an address that may not log (secure=1).
     LogRefused = "log_refused",
+    /// Log text from more unknown addresses than are looked up in a second.
+    LogFlood = "log_flood",
     /// Log text beyond `log_rate`.
     LogRate = "log_rate",
     /// Log text beyond `log_max`.
@@ -79,6 +85,8 @@ reasons! {
     LogDirLimit = "log_dir_limit",
     /// Log text that the disk was too slow for.
     LogBacklog = "log_backlog",
+    /// A script was not run because too many wait already.
+    TooManyScripts = "too_many_scripts",
     /// A directory or log could not be written.
     StorageFailed = "storage_failed",
     /// The kernel refused to send.

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{killpg, Signal};
-use nix::unistd::{geteuid, Pid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
+
+use crate::crashdir::exposed;
 
 /// Bytes of a script's output that are logged.
 const MAX_OUTPUT: u64 = 64 << 10;
@@ -69,25 +71,35 @@ pub enum Outcome {
 /// Runs scripts, a limited number at once.
 #[derive(Debug, Clone)]
 pub struct Hooks {
-    dir: PathBuf,
-    slots: Arc<Semaphore>,
-    queued: Arc<Semaphore>,
+    dumpdir: PathBuf,
+    scripts: Arc<Turns>,
+    /// Apart from the scripts: compressing takes hours, and a client that crashes meanwhile must not wait for it.
+    compressors: Arc<Turns>,
+}
+
+/// How many may run and wait.
+#[derive(Debug)]
+struct Turns {
+    running: Semaphore,
+    queued: Semaphore,
+}
+
+impl Turns {
+    fn new(at_once: u32) -> Arc<Turns> {
+        Arc::new(Turns { running: Semaphore::new(at_once as usize), queued: Semaphore::new(MAX_QUEUED) })
+    }
 }
 
 impl Hooks {
     /// Scripts of the crash directory at `dumpdir`.
     pub fn new(dumpdir: &Path, at_once: u32) -> Hooks {
-        Hooks {
-            dir: dumpdir.join("scripts"),
-            slots: Arc::new(Semaphore::new(at_once as usize)),
-            queued: Arc::new(Semaphore::new(MAX_QUEUED)),
-        }
+        Hooks { dumpdir: dumpdir.to_owned(), scripts: Turns::new(at_once), compressors: Turns::new(at_once) }
     }
 
     /// Runs a script and waits for its end.
     pub async fn run(&self, hook: Hook, client: IpAddr, dir: Option<&Path>, timeout: Duration) -> Outcome {
-        let program = self.dir.join(hook.name());
-        match check(&program) {
+        let program = self.dumpdir.join("scripts").join(hook.name());
+        match check(&self.dumpdir, &program) {
             Ok(true) => {}
             Ok(false) => return Outcome::Missing,
             Err(reason) => {
@@ -97,7 +109,7 @@ impl Hooks {
         }
         let mut args = vec![OsString::from(client.to_string())];
         args.extend(dir.map(OsString::from));
-        self.command(hook.name(), program.as_ref(), args, timeout, client).await
+        self.command(&self.scripts, hook.name(), program.as_ref(), args, timeout, client).await
     }
 
     /// Runs `compress=` on a finished vmcore.
@@ -106,23 +118,23 @@ impl Hooks {
         let Some(program) = words.next() else { return Outcome::Missing };
         let args = words.map(OsString::from).chain([vmcore.into()]).collect();
         // A day: it may be a terabyte on a slow disk, and nobody waits for it but the reboot script.
-        self.command("compress", Path::new(program), args, Duration::from_secs(86_400), client).await
+        let timeout = Duration::from_secs(86_400);
+        self.command(&self.compressors, "compress", Path::new(program), args, timeout, client).await
     }
 
     async fn command(
         &self,
+        turns: &Turns,
         name: &'static str,
         program: &Path,
         args: Vec<OsString>,
         timeout: Duration,
         client: IpAddr,
     ) -> Outcome {
-        let Ok(_queued) = self.queued.try_acquire() else {
-            tracing::warn!(script = name, %client, "not run: too many scripts are waiting");
-            return Outcome::Busy;
-        };
+        // The caller says so, where it is counted and not said too often.
+        let Ok(_queued) = turns.queued.try_acquire() else { return Outcome::Busy };
         // The semaphore is never closed.
-        let Ok(_slot) = self.slots.acquire().await else { return Outcome::Busy };
+        let Ok(_slot) = turns.running.acquire().await else { return Outcome::Busy };
         let mut command = Command::new(program);
         command
             .args(args)
@@ -212,17 +224,26 @@ async fn relay(pipe: Option<impl AsyncRead + Unpin>, name: &'static str, client:
     let _ = tokio::io::copy(&mut pipe.into_inner().into_inner(), &mut tokio::io::sink()).await;
 }
 
-/// Whether the script is there and could have been put there only by root or us.
-fn check(program: &Path) -> Result<bool, String> {
-    let meta = match std::fs::metadata(program) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other.map_err(|error| error.to_string())?,
-    };
-    if !meta.is_file() || meta.mode() & 0o111 == 0 {
-        return Err("it is not an executable file".into());
-    }
-    if meta.mode() & 0o002 != 0 || (meta.uid() != 0 && meta.uid() != geteuid().as_raw()) {
-        return Err("it belongs to another user or everybody may change it".into());
+/// Whether the script is there and could have been put there only by root or us: whoever may write to a directory on
+/// the way to it can put another one in its place.
+fn check(dumpdir: &Path, program: &Path) -> Result<bool, String> {
+    let scripts = dumpdir.join("scripts");
+    for path in [dumpdir, &scripts, program] {
+        // The administrator may have the crash directory elsewhere; what is in it is no link.
+        let meta = if path == dumpdir { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) };
+        let meta = match meta {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(|error| error.to_string())?,
+        };
+        if path == program && (!meta.is_file() || meta.mode() & 0o111 == 0) {
+            return Err("it is not an executable file".into());
+        }
+        if path != program && !meta.is_dir() {
+            return Err(format!("{} is not a directory", path.display()));
+        }
+        if let Some(why) = exposed(meta.uid(), meta.mode()) {
+            return Err(format!("{} {why}", path.display()));
+        }
     }
     Ok(true)
 }
@@ -264,10 +285,45 @@ mod tests {
         script(root.path(), Hook::Crash, "#!/bin/sh\n");
         let file = root.path().join("scripts/netdump-crash");
         let hooks = Hooks::new(root.path(), 2);
-        for mode in [0o644, 0o777] {
-            std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
-            assert!(matches!(hooks.run(Hook::Crash, client(), None, LONG).await, Outcome::NotRun(_)), "{mode:o}");
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let outcome = || hooks.run(Hook::Crash, client(), None, LONG);
+        for bad in [0o644, 0o777, 0o775] {
+            mode(&file, bad);
+            assert!(matches!(outcome().await, Outcome::NotRun(_)), "{bad:o}");
         }
+        mode(&file, 0o755);
+        // Whoever can write to its directory can replace it.
+        for dir in [&root.path().join("scripts"), root.path()] {
+            for bad in [0o777, 0o775] {
+                mode(dir, bad);
+                assert!(matches!(outcome().await, Outcome::NotRun(_)), "{bad:o}");
+            }
+            mode(dir, 0o755);
+        }
+        assert!(matches!(outcome().await, Outcome::Ended(_)));
+        std::fs::rename(&file, root.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("elsewhere"), &file).unwrap();
+        assert!(matches!(outcome().await, Outcome::NotRun(_)));
+    }
+
+    #[tokio::test]
+    async fn compressing_does_not_keep_scripts_waiting() {
+        let root = tempfile::tempdir().unwrap();
+        let flag = root.path().join("flag");
+        script(root.path(), Hook::Crash, &format!("#!/bin/sh\ntouch {}\n", flag.display()));
+        // It ends only once the other one has run.
+        script(root.path(), Hook::Start, &format!("#!/bin/sh\nuntil [ -e {} ]; do sleep 0.05; done\n", flag.display()));
+        let hooks = Hooks::new(root.path(), 1);
+        let command = root.path().join("scripts/netdump-start").to_str().unwrap().to_owned();
+        let both = async {
+            // The first has its turn first.
+            tokio::join!(
+                hooks.compress(&command, Path::new("/x"), client()),
+                hooks.run(Hook::Crash, client(), None, LONG)
+            )
+        };
+        let outcomes = tokio::time::timeout(LONG, both).await.expect("one waits for the other");
+        assert!(matches!(outcomes, (Outcome::Ended(_), Outcome::Ended(_))), "{outcomes:?}");
     }
 
     #[tokio::test]

@@ -26,7 +26,10 @@ pub const MAX_HELD: usize = 32 << 20;
 /// A burst of so many seconds' worth is taken at once: a client that loads its module sends its whole kernel log.
 const BURST_SECONDS: u64 = 8;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The line that our and Red Hat's client send when they load.
+/// What a dump may add to a log that has reached its size: the kernel's log as of the crash and the task listing are
+/// worth more than what filled it.
+const DUMP_ALLOWANCE: u64 = 4 << 20;
+/// The line that our and Red Hat's client send when they load, before anything else.
 const BOOT_LINE: &[u8] = b"[...network console startup...]";
 
 /// Everything about logs.
@@ -48,8 +51,12 @@ struct Source {
     /// Lost since the last mark, because the disk was too slow.
     unmarked: u64,
     full: bool,
+    /// The log may grow to this size, whatever `log_max` is.
+    floor: u64,
     dump: DumpState,
     heard: Instant,
+    /// The client was last said to have booted in this directory and then.
+    booted: Option<(DirId, Instant)>,
 }
 
 struct PortStream {
@@ -69,7 +76,7 @@ enum DumpState {
 /// What the caller has to do after a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Followup {
-    /// The client has just booted.
+    /// The client has just booted. Said once for a directory, and once a minute: a script runs for it.
     pub booted: bool,
 }
 
@@ -158,12 +165,12 @@ impl Logs {
         if stream.held > 0 && !self.waiting.contains(&client) {
             self.waiting.push(client);
         }
-        let booted = pieces.iter().any(|piece| match piece {
-            Piece::Text(text) => text.windows(BOOT_LINE.len()).any(|window| window == BOOT_LINE),
-            _ => false,
-        });
+        // It is the first that a client says; the same bytes later are somebody's text.
+        let begins =
+            offset == 0 && pieces.iter().any(|p| matches!(p, Piece::Text(text) if text.starts_with(BOOT_LINE)));
         self.write(cx, client, registered, pieces);
-        Followup { booted }
+        let source = self.sources.get_mut(&client);
+        Followup { booted: begins && source.is_some_and(|source| source.boots(now)) }
     }
 
     /// Appends text that did not come through a stream, to the client's present directory.
@@ -180,14 +187,14 @@ impl Logs {
             source.new_boot(cx);
         }
         source.dump = DumpState::Running;
-        match source.dir {
-            Some(dir) => dir,
-            None => {
-                let dir = create(cx, client, registered);
-                source.dir = Some(dir);
-                dir
-            }
-        }
+        source.floor = source.written.saturating_add(DUMP_ALLOWANCE);
+        source.full = false;
+        source.dir(cx, client, registered)
+    }
+
+    /// The directory of a dump that runs, made anew if the last could not be.
+    pub fn dump_dir(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
+        self.sources.entry(client).or_insert_with(|| Source::new(cx)).dir(cx, client, registered)
     }
 
     /// The client's dump is over. Returns how much of its log is lost.
@@ -344,8 +351,10 @@ impl Source {
             lost: 0,
             unmarked: 0,
             full: false,
+            floor: 0,
             dump: DumpState::None,
             heard: cx.now,
+            booted: None,
         }
     }
 
@@ -377,19 +386,36 @@ impl Source {
         self.lost = 0;
         self.unmarked = 0;
         self.full = false;
+        self.floor = 0;
         self.dump = DumpState::None;
+    }
+
+    fn dir(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
+        *self.dir.get_or_insert_with(|| create(cx, client, registered))
+    }
+
+    /// Whether its boot is news.
+    fn boots(&mut self, now: Instant) -> bool {
+        let Some(dir) = self.dir else { return false };
+        let told = |(last, at): (DirId, Instant)| last == dir || now.saturating_duration_since(at) < MINUTE;
+        let news = !self.booted.is_some_and(told);
+        if news {
+            self.booted = Some((dir, now));
+        }
+        news
     }
 
     fn append(&mut self, cx: &mut Context<'_>, client: IpAddr, dir: DirId, mut text: Vec<u8>) {
         let peer = SocketAddr::new(client, 0);
-        if self.full || self.written + text.len() as u64 > cx.settings.log_max {
+        let most = cx.settings.log_max.max(self.floor);
+        if self.full || self.written + text.len() as u64 > most {
             cx.events.note(cx.now, Reason::LogSize, peer, "log_max reached, the rest of this log is dropped");
             self.lost += text.len() as u64;
             if self.full {
                 return;
             }
             self.full = true;
-            text = format!("\n[netdump: log_max of {} bytes reached]\n", cx.settings.log_max).into_bytes();
+            text = format!("\n[netdump: log_max of {most} bytes reached]\n").into_bytes();
         }
         let len = text.len() as u64;
         if self.unmarked > 0 {
@@ -489,6 +515,42 @@ mod tests {
         let mut logs = rig.finish();
         logs.sort();
         assert_eq!(logs, ["[...network console startup...]\nup\n", "other\n", "second boot\n"]);
+    }
+
+    #[test]
+    fn a_boot_is_told_once_for_a_directory_and_a_minute() {
+        let line = "[...network console startup...]\n";
+        let mut rig = rig();
+        assert!(!rig.packet(2, 6664, 0, &format!("somebody said {line}")).booted);
+        assert!(!rig.packet(2, 6664, 46, line).booted, "not at the beginning");
+        assert!(rig.packet(1, 6664, 0, line).booted);
+        assert!(!rig.packet(1, 6665, 0, line).booted, "another stream of the same directory");
+        rig.packet(1, 6664, 32, "up\n");
+        rig.now += Duration::from_secs(59);
+        assert!(!rig.packet(1, 6664, 0, &format!("{line}again\n")).booted, "another directory, too soon");
+        rig.now += Duration::from_secs(1);
+        assert!(rig.packet(1, 6664, 0, &format!("{line}and again\n")).booted);
+    }
+
+    #[test]
+    fn a_dump_has_room_in_a_log_that_is_full() {
+        let mut rig = rig();
+        rig.settings.log_max = 64 << 10;
+        rig.settings.log_rate = 1 << 20;
+        let client = "10.0.0.1".parse().unwrap();
+        for n in 0..70u32 {
+            rig.packet(1, 6664, n * 1000, &"x".repeat(1000));
+        }
+        assert!(rig.events.count(Reason::LogSize) > 0);
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        let crash = "the kernel's last words\n".repeat(40_000);
+        rig.with(|logs, cx| logs.append(cx, client, true, crash.clone().into_bytes()));
+        let before = rig.events.count(Reason::LogSize);
+        for _ in 0..4 {
+            rig.with(|logs, cx| logs.append(cx, client, true, crash.clone().into_bytes()));
+        }
+        assert!(rig.events.count(Reason::LogSize) > before, "that is bounded too");
+        assert!(rig.finish()[0].contains(&crash));
     }
 
     #[test]

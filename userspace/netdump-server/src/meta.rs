@@ -61,6 +61,13 @@ pub struct DumpMeta {
     pub machine: u16,
     /// Layout of the vmcore.
     pub format: &'static str,
+    /// How far KASLR moved the kernel, in hexadecimal: crash needs it as `--kaslr` for the layout of 2005. Absent where
+    /// the client does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_offset: Option<String>,
+    /// Likewise, for `-m phys_base=`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phys_base: Option<String>,
     /// Page size.
     pub page_size: u64,
     /// Highest page frame number + 1.

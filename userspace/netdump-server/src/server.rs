@@ -33,6 +33,8 @@ use crate::writer::WriterEvent;
 const BATCHES_PER_TURN: usize = 8;
 /// Time that open files have at the end of the server.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The same where all memory is there and only the disk has to take it: that dump would be lost for a few seconds.
+const SHUTDOWN_WHOLE: Duration = Duration::from_secs(60);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
 /// Where the places of log streams are kept while the server is down.
@@ -49,6 +51,8 @@ pub enum Report {
     Writer(DumpId, WriterEvent),
     /// `netdump-nospace` has run for this dump.
     SpaceHook(DumpId),
+    /// A script for this client was not run because too many wait.
+    TooManyScripts(IpAddr),
 }
 
 impl From<StoreEvent> for Report {
@@ -84,7 +88,9 @@ pub struct Server {
     pub(crate) touched: Vec<SocketAddr>,
     /// Whether an address may log, remembered for a while.
     pub(crate) may_log: HashMap<IpAddr, (bool, Instant)>,
-    pub(crate) starts: StartBudget,
+    pub(crate) starts: Budget,
+    /// Addresses that were looked up because of their log text.
+    pub(crate) lookups: Budget,
     pub(crate) next_id: u64,
     pub(crate) next_timeout: Option<Instant>,
     pub(crate) reports: UnboundedSender<Report>,
@@ -92,14 +98,32 @@ pub struct Server {
     pub(crate) began: jiff::Timestamp,
     /// Datagrams that the socket has dropped since it was bound.
     pub(crate) drops: u64,
+    /// The server ends: nothing new is begun.
+    pub(crate) stopping: bool,
     summed: u64,
 }
 
-/// How many unknown clients are looked at in a second.
+/// What strangers may make us do in a second.
 #[derive(Debug)]
-pub(crate) struct StartBudget {
-    pub(crate) second: Instant,
-    pub(crate) used: u32,
+pub(crate) struct Budget {
+    second: Instant,
+    used: u32,
+}
+
+impl Budget {
+    pub(crate) fn new(now: Instant) -> Budget {
+        Budget { second: now, used: 0 }
+    }
+
+    /// Whether it is not yet used up; then it is one less.
+    pub(crate) fn take(&mut self, now: Instant, limit: u32) -> bool {
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            *self = Budget::new(now);
+        }
+        let left = self.used < limit;
+        self.used += u32::from(left);
+        left
+    }
 }
 
 impl Server {
@@ -129,13 +153,15 @@ impl Server {
             by_ip: HashMap::new(),
             touched: Vec::new(),
             may_log: HashMap::new(),
-            starts: StartBudget { second: now, used: 0 },
+            starts: Budget::new(now),
+            lookups: Budget::new(now),
             next_id: 0,
             next_timeout: None,
             reports,
             now,
             began: jiff::Timestamp::now(),
             drops: 0,
+            stopping: false,
             summed: 0,
             invocation,
             settings,
@@ -153,6 +179,10 @@ impl Server {
         tracing::info!(%addr, dumpdir = %self.root.path().display(), rcvbuf = got, "ready");
         if got < asked {
             tracing::warn!(asked, got, "the receive buffer is smaller than asked for: raise net.core.rmem_max");
+        }
+        if let Some(why) = self.root.exposure()? {
+            let dumpdir = self.root.path().display();
+            tracing::warn!(%dumpdir, "the crash directory {why}: its scripts are not run, and dumps can be tampered with");
         }
         notify(&[sd_notify::NotifyState::Ready]);
         Ok(())
@@ -282,6 +312,10 @@ impl Server {
             Report::Store(event) => self.take_store_event(event),
             Report::Writer(id, event) => self.take_writer_event(id, event),
             Report::SpaceHook(id) => self.space_hook_done(id),
+            Report::TooManyScripts(client) => {
+                let peer = SocketAddr::new(client, 0);
+                self.events.note(self.now, Reason::TooManyScripts, peer, "too many scripts wait, one is not run");
+            }
         }
         self.settle();
     }
@@ -351,9 +385,16 @@ impl Server {
     async fn shut_down(&mut self, inbox: &mut UnboundedReceiver<Report>) {
         notify(&[sd_notify::NotifyState::Stopping]);
         self.now = Instant::now();
+        self.stopping = true;
         self.stop_dumps();
-        let end = tokio::time::Instant::now() + SHUTDOWN;
+        let began = tokio::time::Instant::now();
+        if self.closing.values().any(|dump| dump.is_writing() && dump.whole) {
+            let limit = u32::try_from(SHUTDOWN_WHOLE.as_micros()).unwrap_or(u32::MAX);
+            notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(limit)]);
+        }
         while self.closing.values().any(|dump| dump.is_writing()) {
+            let whole = self.closing.values().any(|dump| dump.is_writing() && dump.whole);
+            let end = began + if whole { SHUTDOWN_WHOLE } else { SHUTDOWN };
             match tokio::time::timeout_at(end, inbox.recv()).await {
                 Ok(Some(report)) => self.take_report(report),
                 _ => {
@@ -413,5 +454,19 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     // Without systemd there is nobody to tell.
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::debug!("sd_notify: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_for_a_second() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        let late = now + Duration::from_millis(999);
+        assert_eq!((0..5).filter(|_| budget.take(late, 3)).count(), 3);
+        assert_eq!((0..5).filter(|_| budget.take(now + Duration::from_secs(1), 3)).count(), 3);
     }
 }

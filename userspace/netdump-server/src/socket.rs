@@ -233,20 +233,25 @@ impl Sender {
         let flags = MsgFlags::MSG_DONTWAIT;
         let fd = self.fd.as_raw_fd();
         let segment = u16::try_from(size).unwrap_or(u16::MAX);
+        let mut refused = false;
         if count > 1 && self.gso {
             control.push(ControlMessage::UdpGsoSegments(&segment));
             match sendmsg(fd, &[IoSlice::new(burst)], &control, flags, Some(&to)) {
                 Ok(_) => return Ok(count),
-                // The device cannot checksum, or the kernel is too old: never again.
+                // The device cannot checksum, or the kernel is too old, or it is this peer that is wrong.
                 Err(Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP) => {
                     control.pop();
-                    self.gso = false;
-                    tracing::debug!("no UDP segmentation offload, using sendmmsg");
+                    refused = true;
                 }
                 Err(error) => return Err(error),
             }
         }
         let sent = send_each(fd, burst, size, to, &control, flags);
+        if refused && sent.is_ok() {
+            // The same without it can be sent: never again.
+            self.gso = false;
+            tracing::debug!("no UDP segmentation offload, using sendmmsg");
+        }
         match sent {
             // Our address there was none that can be sent from (a broadcast address): let the route choose.
             Err(Errno::EINVAL) if !control.is_empty() => send_each(fd, burst, size, to, &[], flags),
@@ -363,6 +368,14 @@ mod tests {
         assert_eq!(path.local, Some("127.0.0.7".parse().unwrap()));
         socket.sender.send(path, &[0; 24], 24);
         assert_eq!(peer.recv_from(&mut [0; 24]).unwrap().1, SocketAddr::from(([127, 0, 0, 7], port)));
+    }
+
+    #[test]
+    fn one_peer_that_cannot_be_sent_to_spoils_nothing_for_the_others() {
+        let mut socket = Socket::bind(&settings(Some("127.0.0.1"))).unwrap();
+        let nowhere = Path { peer: SocketAddr::from(([127, 0, 0, 1], 0)), local: None };
+        assert_eq!(socket.sender.send(nowhere, &[0; 48], 24), Sent { sent: 0, refused: 2 });
+        assert!(socket.sender.gso);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The thread that makes directories and writes logs and `meta.json`, so that no disk ever holds up the socket.
 //!
-//! Jobs are done in order. Log text is counted while it waits and refused beyond a bound; everything else is
-//! bounded by the number of dumps and by the limit of new directories.
+//! Jobs are done in order. Log text is counted while it waits and refused beyond a bound; of each directory the latest
+//! `meta.json` alone waits; everything else is bounded by the number of dumps and by the limit of new directories.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,20 +10,25 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::Arc;
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::crashdir::{ClientDir, CrashDir};
+use crate::crashdir::{began, ClientDir, CrashDir};
 use crate::meta::Meta;
 
 /// Log text that may wait for the disk, in bytes, all clients together.
 pub const MAX_QUEUED_LOG: usize = 16 << 20;
 /// Logs that are kept open.
 const MAX_OPEN: usize = 128;
+/// A `meta.json` that could not be written is tried again after this time, because a full disk may have room later.
+const RETRY: Duration = Duration::from_secs(10);
+/// So many are kept for that.
+const MAX_UNWRITTEN: usize = 256;
 
 /// A directory as the rest of the server names it, before and after it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,13 +47,17 @@ pub enum StoreEvent {
     Opened(DirId, io::Result<ClientDir>),
     /// The answer to [`Store::measure`]: bytes free.
     Free(DirId, io::Result<u64>),
+    /// The answer to [`Store::sync`]: the log is as safe as it will get; what went wrong was reported before.
+    Synced(DirId),
 }
 
 enum Job {
     Create(DirId, IpAddr, Timestamp),
     Resume(DirId, String),
     Log(DirId, Vec<u8>),
-    Meta(DirId, Box<Meta>),
+    /// The one that waits for this directory, if this is the last such job.
+    Meta(DirId),
+    Sync(DirId),
     Open(DirId),
     Measure(DirId),
     Hold(DirId),
@@ -56,10 +65,14 @@ enum Job {
     Streams(&'static str, Vec<(String, u32, DirId)>),
 }
 
+/// What is to be written to each directory's `meta.json`, and how many jobs were submitted for it.
+type Metas = Mutex<HashMap<DirId, (usize, Box<Meta>)>>;
+
 /// The way to the thread.
 pub struct Store {
     jobs: Option<Sender<Job>>,
     queued: Arc<AtomicUsize>,
+    metas: Arc<Metas>,
     next: u64,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,16 +85,19 @@ impl Store {
     ) -> io::Result<Store> {
         let (jobs, queue) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
+        let metas = Arc::new(Metas::default());
         let mut worker = Worker {
             root,
             queued: queued.clone(),
+            metas: metas.clone(),
             dirs: HashMap::new(),
+            unwritten: HashMap::new(),
             clock: 0,
             // The receiver goes away only when the server ends.
             report: Box::new(move |event| drop(events.send(event.into()))),
         };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || worker.run(&queue))?;
-        Ok(Store { jobs: Some(jobs), queued, next: 0, thread: Some(thread) })
+        Ok(Store { jobs: Some(jobs), queued, metas, next: 0, thread: Some(thread) })
     }
 
     /// Makes a new directory for a boot of `client`.
@@ -109,9 +125,19 @@ impl Store {
         true
     }
 
-    /// Writes `meta.json`; the log's size is filled in.
+    /// Writes `meta.json`; the directory's own facts are filled in. It replaces one that still waits for the disk.
     pub fn meta(&self, dir: DirId, meta: Meta) {
-        self.submit(Job::Meta(dir, Box::new(meta)));
+        {
+            let mut metas = lock(&self.metas);
+            let jobs = metas.get(&dir).map_or(0, |(jobs, _)| *jobs);
+            metas.insert(dir, (jobs + 1, Box::new(meta)));
+        }
+        self.submit(Job::Meta(dir));
+    }
+
+    /// Makes what was taken of the log safe, and says so.
+    pub fn sync(&self, dir: DirId) {
+        self.submit(Job::Sync(dir));
     }
 
     /// Asks for a handle to the directory, for a dump.
@@ -169,13 +195,23 @@ impl Drop for Store {
 struct Worker {
     root: CrashDir,
     queued: Arc<AtomicUsize>,
+    metas: Arc<Metas>,
     dirs: HashMap<DirId, Entry>,
+    /// `meta.json` that could not be written, by directory.
+    unwritten: HashMap<String, Box<Meta>>,
     clock: u64,
     report: Box<dyn Fn(StoreEvent) + Send>,
 }
 
+/// A panic cannot leave the table half changed.
+fn lock(metas: &Metas) -> MutexGuard<'_, HashMap<DirId, (usize, Box<Meta>)>> {
+    metas.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Entry {
     name: String,
+    /// When the directory began, if its name says it.
+    started: Option<Timestamp>,
     open: Option<(ClientDir, File)>,
     used: u64,
     users: u32,
@@ -184,75 +220,132 @@ struct Entry {
 
 impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
+        loop {
+            let job = if self.unwritten.is_empty() {
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                queue.recv_timeout(RETRY)
+            };
             match job {
-                Job::Create(id, client, at) => match self.root.create(client, at) {
-                    Ok(dir) => {
-                        let name = dir.name().to_owned();
-                        tracing::info!(%client, dir = name, "new directory");
-                        self.dirs.insert(id, Entry::new(name.clone(), 0));
-                        (self.report)(StoreEvent::Created(id, name));
-                    }
-                    Err(error) => (self.report)(StoreEvent::Failed(id, error)),
-                },
-                Job::Resume(id, name) => match self.root.reopen(&name).and_then(|dir| dir.open_log()?.metadata()) {
-                    Ok(log) => {
-                        self.dirs.insert(id, Entry::new(name, log.len()));
-                    }
-                    Err(error) => (self.report)(StoreEvent::Failed(id, error)),
-                },
-                Job::Log(id, text) => {
-                    self.queued.fetch_sub(text.len(), Ordering::Relaxed);
-                    let bytes = text.len() as u64;
-                    self.attempt(id, bytes, |entry, log, _| {
-                        log.write_all(&text)?;
-                        entry.log_bytes += bytes;
-                        Ok(())
-                    });
+                Ok(job) => self.act(job),
+                Err(RecvTimeoutError::Timeout) => self.retry(),
+                Err(RecvTimeoutError::Disconnected) => return self.retry(),
+            }
+        }
+    }
+
+    fn act(&mut self, job: Job) {
+        match job {
+            Job::Create(id, client, at) => match self.root.create(client, at) {
+                Ok(dir) => {
+                    let name = dir.name().to_owned();
+                    tracing::info!(%client, dir = name, "new directory");
+                    self.dirs.insert(id, Entry::new(name.clone(), Some(at), 0));
+                    (self.report)(StoreEvent::Created(id, name));
                 }
-                Job::Meta(id, mut meta) => self.attempt(id, 0, |entry, _, dir| {
-                    meta.directory = entry.name.clone();
-                    meta.log_bytes = entry.log_bytes;
-                    dir.write_meta(&meta.to_json())
-                }),
-                Job::Open(id) => {
-                    let dir = match self.dirs.get(&id) {
-                        Some(entry) => self.root.reopen(&entry.name),
-                        None => Err(io::ErrorKind::NotFound.into()),
-                    };
-                    (self.report)(StoreEvent::Opened(id, dir));
+                Err(error) => (self.report)(StoreEvent::Failed(id, error)),
+            },
+            Job::Resume(id, name) => match self.root.reopen(&name).and_then(|dir| dir.open_log()?.metadata()) {
+                Ok(log) => {
+                    let started = began(&name);
+                    self.dirs.insert(id, Entry::new(name, started, log.len()));
                 }
-                Job::Measure(id) => (self.report)(StoreEvent::Free(id, self.root.free_bytes())),
-                Job::Hold(id) => {
-                    if let Some(entry) = self.dirs.get_mut(&id) {
-                        entry.users += 1;
-                    }
+                Err(error) => (self.report)(StoreEvent::Failed(id, error)),
+            },
+            Job::Log(id, text) => {
+                self.queued.fetch_sub(text.len(), Ordering::Relaxed);
+                let bytes = text.len() as u64;
+                self.attempt(id, bytes, |entry, log, _| {
+                    log.write_all(&text)?;
+                    entry.log_bytes += bytes;
+                    Ok(())
+                });
+            }
+            Job::Meta(id) => {
+                if let Some(meta) = self.last_meta(id) {
+                    self.write_meta(id, meta);
                 }
-                Job::Forget(id) => {
-                    if let Some(entry) = self.dirs.get_mut(&id) {
-                        entry.users -= 1;
-                        if entry.users == 0 {
-                            self.dirs.remove(&id);
-                        }
-                    }
+            }
+            Job::Sync(id) => {
+                self.attempt(id, 0, |_, log, _| log.sync_data());
+                (self.report)(StoreEvent::Synced(id));
+            }
+            Job::Open(id) => {
+                let dir = match self.dirs.get(&id) {
+                    Some(entry) => self.root.reopen(&entry.name),
+                    None => Err(io::ErrorKind::NotFound.into()),
+                };
+                (self.report)(StoreEvent::Opened(id, dir));
+            }
+            Job::Measure(id) => (self.report)(StoreEvent::Free(id, self.root.free_bytes())),
+            Job::Hold(id) => {
+                if let Some(entry) = self.dirs.get_mut(&id) {
+                    entry.users += 1;
                 }
-                Job::Streams(file, streams) => {
-                    if streams.is_empty() {
-                        continue;
-                    }
-                    let named: Vec<(&str, u32, &str)> = streams
-                        .iter()
-                        .filter_map(|(peer, next, dir)| Some((&peer[..], *next, &self.dirs.get(dir)?.name[..])))
-                        .collect();
-                    let written = serde_json::to_vec(&named)
-                        .map_err(io::Error::from)
-                        .and_then(|json| self.root.write_state(file, &json));
-                    if let Err(error) = written {
-                        tracing::warn!(file, "cannot be written: {error}");
+            }
+            Job::Forget(id) => {
+                if let Some(entry) = self.dirs.get_mut(&id) {
+                    entry.users -= 1;
+                    if entry.users == 0 {
+                        self.dirs.remove(&id);
                     }
                 }
             }
+            Job::Streams(file, streams) => {
+                if streams.is_empty() {
+                    return;
+                }
+                let named: Vec<(&str, u32, &str)> = streams
+                    .iter()
+                    .filter_map(|(peer, next, dir)| Some((&peer[..], *next, &self.dirs.get(dir)?.name[..])))
+                    .collect();
+                let written = serde_json::to_vec(&named)
+                    .map_err(io::Error::from)
+                    .and_then(|json| self.root.write_state(file, &json));
+                if let Err(error) = written {
+                    tracing::warn!(file, "cannot be written: {error}");
+                }
+            }
         }
+    }
+
+    /// What waits for a directory, once no later job will write it.
+    fn last_meta(&self, id: DirId) -> Option<Box<Meta>> {
+        let mut metas = lock(&self.metas);
+        let (jobs, _) = metas.get_mut(&id)?;
+        *jobs -= 1;
+        if *jobs > 0 {
+            return None;
+        }
+        metas.remove(&id).map(|(_, meta)| meta)
+    }
+
+    fn write_meta(&mut self, id: DirId, mut meta: Box<Meta>) {
+        let mut failed = None;
+        self.attempt(id, 0, |entry, _, dir| {
+            meta.directory = entry.name.clone();
+            meta.log_bytes = entry.log_bytes;
+            meta.started = entry.started.unwrap_or(meta.started);
+            let result = dir.write_meta(&meta.to_json());
+            failed = Some((entry.name.clone(), result.is_err()));
+            result
+        });
+        match failed {
+            Some((name, false)) => drop(self.unwritten.remove(&name)),
+            Some((name, true)) if self.unwritten.len() < MAX_UNWRITTEN || self.unwritten.contains_key(&name) => {
+                self.unwritten.insert(name, meta);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tries again what could not be written; a directory that is gone needs none.
+    fn retry(&mut self) {
+        let root = &self.root;
+        self.unwritten.retain(|name, meta| match root.reopen(name) {
+            Ok(dir) => dir.write_meta(&meta.to_json()).is_err(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        });
     }
 
     /// Does something in a directory. One that is gone is reported and forgotten; a full disk may have room later.
@@ -289,8 +382,8 @@ impl Worker {
 }
 
 impl Entry {
-    fn new(name: String, log_bytes: u64) -> Entry {
-        Entry { name, open: None, used: 0, users: 1, log_bytes }
+    fn new(name: String, started: Option<Timestamp>, log_bytes: u64) -> Entry {
+        Entry { name, started, open: None, used: 0, users: 1, log_bytes }
     }
 
     /// The directory and its log, opened again if its turn had come to be closed or somebody has removed them.
@@ -351,6 +444,63 @@ mod tests {
         store.finish();
         assert!(matches!(rx.blocking_recv(), Some(StoreEvent::Failed(failed, _)) if failed == id));
         assert!(rx.blocking_recv().is_none());
+    }
+
+    fn meta_of(n: u64) -> Meta {
+        Meta { log_lost_bytes: n, ..Meta::new("10.0.0.1".parse().unwrap(), Timestamp::MAX, false) }
+    }
+
+    fn read_meta(dir: &std::path::Path) -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(dir.join("meta.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn of_each_directory_one_meta_waits_and_the_last_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let (tx, mut rx) = unbounded_channel::<StoreEvent>();
+        let mut store = Store::start(CrashDir::open(root.path()).unwrap(), tx).unwrap();
+        let at = "2026-11-23T21:05:09Z".parse().unwrap();
+        let id = store.create("10.0.0.1".parse().unwrap(), at);
+        for n in 0..1000 {
+            store.meta(id, meta_of(n));
+            assert!(store.log(id, b"x".to_vec()));
+            assert!(lock(&store.metas).len() <= 1);
+        }
+        store.meta(id, meta_of(1000));
+        store.finish();
+        assert!(lock(&store.metas).is_empty());
+        let Some(StoreEvent::Created(_, name)) = rx.blocking_recv() else { panic!() };
+        let meta = read_meta(&root.path().join(name));
+        assert_eq!((&meta["log_lost_bytes"], &meta["log_bytes"]), (&1000.into(), &1000.into()));
+        assert_eq!(meta["started"], "2026-11-23T21:05:09Z", "the directory's own start");
+    }
+
+    #[test]
+    fn a_meta_that_could_not_be_written_is_tried_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (tx, mut rx) = unbounded_channel::<StoreEvent>();
+        let mut store = Store::start(CrashDir::open(root.path()).unwrap(), tx).unwrap();
+        let id = store.create("10.0.0.1".parse().unwrap(), Timestamp::UNIX_EPOCH);
+        let Some(StoreEvent::Created(_, name)) = rx.blocking_recv() else { panic!() };
+        let dir = root.path().join(name);
+        let obstacle = dir.join("meta.json.tmp");
+        std::fs::create_dir(&obstacle).unwrap();
+        store.meta(id, meta_of(7));
+        assert!(matches!(rx.blocking_recv(), Some(StoreEvent::NotWritten(..))));
+        std::fs::remove_dir(&obstacle).unwrap();
+        store.forget(id);
+        store.finish();
+        assert_eq!(read_meta(&dir)["log_lost_bytes"], 7);
+    }
+
+    #[test]
+    fn a_sync_is_answered_even_where_there_is_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (tx, mut rx) = unbounded_channel::<StoreEvent>();
+        let mut store = Store::start(CrashDir::open(root.path()).unwrap(), tx).unwrap();
+        store.sync(DirId(99));
+        store.finish();
+        assert!(matches!(rx.blocking_recv(), Some(StoreEvent::Synced(DirId(99)))));
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl Vmcore {
     }
 
     fn close(self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
+        // Zero pages of a run that failed are counted there, but not among the pages here.
         let zero = self.writer.written().zero_pages;
         let result = self.writer.finish(complete).map_err(io_error).and_then(|_| {
             if complete {
@@ -191,7 +192,7 @@ impl Vmcore {
         });
         let size = self.file.metadata().map(|meta| (meta.len(), meta.blocks() * 512));
         let (bytes, disk_bytes) = size.unwrap_or_default();
-        let pages = PageCounts { written: self.pages - zero, zero, ..PageCounts::default() };
+        let pages = PageCounts { written: self.pages.saturating_sub(zero), zero, ..PageCounts::default() };
         (result, FileFacts { pages, bytes, disk_bytes })
     }
 }
@@ -200,5 +201,54 @@ fn io_error(error: WriteError) -> io::Error {
     match error {
         WriteError::Io { source, what } => io::Error::new(source.kind(), format!("{what}: {source}")),
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crashdir::CrashDir;
+    use jiff::Timestamp;
+    use netdump_core::wire::classic::Machine;
+    use netdump_core::wire::ext::ByteOrder;
+    use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+
+    fn info() -> DumpInfo {
+        DumpInfo {
+            machine: Machine::X86_64,
+            byte_order: ByteOrder::Little,
+            page_size: PageSize::KIB4,
+            nr_pages: 16,
+            total_ram_pages: 16,
+            task_struct: 0,
+            page_offset: 0,
+            regs: Vec::new(),
+            crashing_cpu: None,
+            cpus_possible: 0,
+            cpus: Vec::new(),
+            vmcoreinfo: None,
+            ranges: None,
+            ktext: None,
+            identity: Default::default(),
+            panic: None,
+            overlays: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_facts_of_a_file_whose_disk_failed_are_still_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = CrashDir::open(root.path()).unwrap();
+        let dir = dir.create("10.0.0.1".parse().unwrap(), Timestamp::UNIX_EPOCH).unwrap();
+        let file = File::from(memfd_create(c"vmcore", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        let format = netdump_vmcore::Format::Elf;
+        let writer = netdump_vmcore::Writer::create(file.try_clone().unwrap(), info(), format).unwrap();
+        let mut vmcore = Vmcore { writer, file, skip_zero: true, page_size: PageSize::KIB4, run: Vec::new(), pages: 0 };
+        fcntl(&vmcore.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+        let page = |pfn, byte| Page { pfn: Pfn(pfn), data: vec![byte; 4096].into(), again: false };
+        vmcore.write(&[page(0, 0), page(1, 0), page(2, 1)]).unwrap_err();
+        let (_, facts) = vmcore.close(&dir, false);
+        assert_eq!((facts.pages.written, facts.pages.zero), (0, 2));
     }
 }

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use netdump_core::wire::Cookie;
-use netdump_sim::crowd;
+use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::image::{Image, ImageParams};
 use nix::sys::signal::Signal;
-use rig::{dirs, ended_meta, eventually, host, meta, nanos, read_log, Core, Server, Setup};
+use rig::{dirs, ended_meta, eventually, host, is_root, meta, nanos, read_log, Core, Server, Setup};
 
 fn image(memory_mib: u64) -> ImageParams {
     ImageParams { memory: memory_mib << 20, ..ImageParams::default() }
@@ -72,7 +72,10 @@ fn the_layout_of_2005_is_true_too() {
     server.wait_for("dump complete");
     let dir = server.dir(host(server.block, 2));
     Core::open(&dir.join("vmcore")).assert_true(&Image::new(image(8)));
-    assert_eq!(meta(&dir)["dump"]["format"], "netdump");
+    let dump = &meta(&dir)["dump"];
+    assert_eq!(dump["format"], "netdump");
+    // What crash has to be told to read it.
+    assert_eq!((&dump["kernel_offset"], &dump["phys_base"]), (&"0x24e00000".into(), &"0xfffffffffff00000".into()));
 }
 
 #[test]
@@ -160,8 +163,7 @@ fn secure_needs_a_cookie_file() {
 
 /// The crash directory on a small filesystem of its own, in a mount namespace.
 fn small_filesystem(setup: &mut Setup, mib: u32) -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: mounting a small filesystem needs root");
+    if !is_root() {
         return false;
     }
     let root = setup.root();
@@ -202,6 +204,29 @@ fn without_room_there_is_a_log_and_one_call_for_help() {
 }
 
 #[test]
+fn the_hook_may_make_room_for_the_directory() {
+    let mut setup = Setup::new(&["--secure", "0"]);
+    let copy = setup.scratch.path().join("copy");
+    setup.hook("netdump-nospace", "rm $(dirname $2)/ballast/*");
+    setup.hook("netdump-reboot", &format!("cp -r $2 {0}.tmp && mv {0}.tmp {0}", copy.display()));
+    if !small_filesystem(&mut setup, 32) {
+        return;
+    }
+    // Every inode but those of the scripts is taken.
+    let fill = "mkdir ballast; n=0; while true 2>/dev/null >ballast/$n; do n=$((n + 1)); done";
+    let before = format!("(cd {}; {fill}); exec ", setup.root().display());
+    for part in &mut setup.wrapper {
+        *part = part.replace("size=32m", "size=32m,nr_inodes=40").replace("exec ", &before);
+    }
+    let server = setup.start();
+    assert_eq!(server.crash(2, 1, &image(4)).served, 1);
+    server.wait_for("dump complete");
+    eventually("the copy", || copy.exists());
+    let text = read_log(&copy);
+    assert!(text.contains(std::str::from_utf8(Image::new(image(4)).log()).unwrap()), "{}", server.log());
+}
+
+#[test]
 fn the_hook_may_make_room() {
     let mut setup = Setup::new(&["--secure", "0"]);
     std::fs::create_dir_all(setup.root()).unwrap();
@@ -234,7 +259,7 @@ fn a_disk_that_fills_up_in_the_middle_leaves_what_is_true() {
 
 #[test]
 fn sigterm_in_the_middle_leaves_what_is_true() {
-    let mut server = Server::with(&["--secure", "0", "--max_outstanding_pages", "2"]);
+    let mut server = Server::with(&["--secure", "0", "--max_outstanding_pages", "8"]);
     let mut params = server.crowd(2, 1, &image(256));
     params.idle_timeout = nanos(Duration::from_secs(2));
     let client = std::thread::spawn(move || crowd::run(&params).unwrap());
@@ -248,6 +273,7 @@ fn sigterm_in_the_middle_leaves_what_is_true() {
     let meta = meta(&dir);
     assert_eq!(meta["complete"], false);
     assert_eq!(meta["dump"]["failure"], "the server was stopped");
+    assert!(meta["dump"]["ended"].is_string(), "{meta}");
     let good = Core::open(&dir.join("vmcore-incomplete")).count_true(&Image::new(image(256)));
     let written = meta["dump"]["pages"]["written"].as_u64().unwrap();
     assert!(good as u64 == written && good > 1000, "{good} {written}");
@@ -269,7 +295,7 @@ fn a_server_that_comes_late_finds_the_client_in_its_handshake() {
 
 #[test]
 fn a_client_that_goes_silent_is_given_up() {
-    let server = Server::with(&["--secure", "0", "--client_timeout", "2", "--max_outstanding_pages", "2"]);
+    let server = Server::with(&["--secure", "0", "--client_timeout", "2", "--max_outstanding_pages", "8"]);
     let mut params = server.crowd(2, 1, &image(512));
     params.total_timeout = nanos(Duration::from_millis(500));
     let report = crowd::run(&params).unwrap();
@@ -287,7 +313,7 @@ fn a_client_that_goes_silent_is_given_up() {
 
 #[test]
 fn a_machine_that_crashes_anew_in_its_dump_is_dumped_anew() {
-    let server = Server::with(&["--secure", "0", "--max_outstanding_pages", "2"]);
+    let server = Server::with(&["--secure", "0", "--max_outstanding_pages", "8"]);
     let mut params = server.crowd(2, 1, &image(256));
     params.total_timeout = nanos(Duration::from_millis(500));
     assert_eq!(crowd::run(&params).unwrap().machines[0].end, "TotalTimeout");
@@ -313,6 +339,59 @@ fn beyond_the_queue_only_the_log_is_taken() {
     assert!(server.log().contains("too many clients wait already"));
     let complete = (2..6).filter(|n| ended_meta(&server.dir(host(server.block, *n)))["complete"] == true);
     assert_eq!(complete.count(), 2);
+}
+
+/// The same machine crashed again from another port while its old session lingers, and somebody plays with the rest of
+/// its ports: one runs, one waits for its end, the others leave their log.
+#[test]
+fn one_address_takes_one_slot_and_one_place() {
+    let server = Server::with(&["--secure", "0", "--client_timeout", "2", "--dumps_per_hour", "0"]);
+    let client = host(server.block, 2);
+    let mut stuck = server.crowd(2, 1, &image(256));
+    stuck.port = 7001;
+    let stuck =
+        std::thread::spawn(move || crowd::run(&CrowdParams { total_timeout: nanos(Duration::from_secs(1)), ..stuck }));
+    server.wait_for("phase=\"memory\"");
+    let others: Vec<_> = [7002, 7003]
+        .map(|port| {
+            let params = CrowdParams { port, ..server.crowd(2, 1, &image(4)) };
+            std::thread::spawn(move || crowd::run(&params).unwrap().served)
+        })
+        .into();
+    assert_eq!(others.into_iter().map(|other| other.join().unwrap()).sum::<usize>(), 2, "{}", server.log());
+    stuck.join().unwrap().unwrap();
+    server.wait_for_count("dump not complete", 2);
+    server.wait_for_count("dump complete", 1);
+    let log = server.log();
+    assert!(log.contains("waiting for a slot") && log.contains("address_busy"), "{log}");
+    assert_eq!(server.dirs(client).len(), 3);
+}
+
+#[test]
+fn beyond_what_an_address_may_leave_it_is_only_rebooted() {
+    let server = Server::with(&["--secure", "0", "--dumps_per_hour", "1"]);
+    assert_eq!(server.crash(2, 1, &image(1)).served, 1);
+    let others: Vec<_> = (7000..7012)
+        .map(|port| {
+            let params = CrowdParams { port, ..server.crowd(2, 1, &image(1)) };
+            std::thread::spawn(move || crowd::run(&params).unwrap().served)
+        })
+        .collect();
+    let served: usize = others.into_iter().map(|other| other.join().unwrap()).sum();
+    assert_eq!(served, 12, "{}", server.log());
+    server.wait_for_count("no dump: cancelled", 2);
+    assert_eq!(server.dirs(host(server.block, 2)).len(), 11);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_costs_the_memory_only() {
+    let setup = Setup::new(&["--secure", "0"]);
+    let server = setup.start();
+    // The open directory stays, and nothing can be made in it.
+    std::fs::remove_dir_all(setup.root()).unwrap();
+    let report = server.crash(2, 1, &image(16));
+    assert_eq!((report.served, report.machines[0].pages), (1, 0), "{}", server.log());
+    server.wait_for("dump not complete");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use netdump_core::wire::{Cookie, RequestId};
 use netdump_sim::crowd;
 use netdump_sim::hostile::{flood, FloodKind, FloodParams};
 use netdump_sim::image::{Image, ImageParams};
-use rig::{ended_meta, host, Core, Server};
+use rig::{ended_meta, host, is_root, Core, Server};
 
 /// What the server's documentation promises with the settings of these tests, in bytes.
 const RSS_BOUND: u64 = 256 << 20;
@@ -66,14 +66,6 @@ fn flood_params(server: &Server, kind: FloodKind) -> FloodParams {
         time: Duration::from_millis(200),
         seed: 7,
     }
-}
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: forging a source address needs root");
-    }
-    root
 }
 
 #[test]
@@ -153,6 +145,31 @@ fn a_start_that_nobody_stands_behind_takes_nothing() {
         answers += len;
     }
     assert!(answers < 50 * start().len(), "{answers} bytes: an amplifier");
+}
+
+#[test]
+fn port_0_is_refused_because_nothing_can_be_sent_to_it() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::with(&["--secure", "0"]);
+    let mut params = flood_params(&server, FloodKind::Start);
+    params.source = SocketAddrV4::new(host(server.block, 3), 0);
+    flood(&params).unwrap();
+    server.wait_for("port_zero");
+    assert!(!server.log().contains("send_refused"));
+}
+
+#[test]
+fn an_address_has_few_places_among_those_that_answer_nothing() {
+    let server = Server::with(&["--secure", "0"]);
+    let ports: Vec<_> = (7000..7020).map(|port| UdpSocket::bind((host(server.block, 3), port)).unwrap()).collect();
+    for socket in &ports {
+        socket.send_to(&start(), server.addr()).unwrap();
+    }
+    server.wait_for("probe_evicted");
+    // The newest is heard, whoever was there before.
+    assert_eq!(server.crash(3, 1, &ImageParams { memory: 4 << 20, ..ImageParams::default() }).served, 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use netdump_sim::image::ImageParams;
@@ -117,6 +118,29 @@ fn the_daemon_detaches_and_keeps_its_pid_file() {
     kill(pid, Signal::SIGTERM).unwrap();
     eventually("the end", || !pidfile.exists() && !std::path::Path::new(&format!("/proc/{pid}")).exists());
     assert!(rig::dirs(&setup.root(), host(setup.block, 2))[0].join("vmcore").exists());
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_written_is_said_before_the_daemon_detaches() {
+    let setup = Setup::new(&["--daemon", "--pidfile", "/does/not/exist/pid"]);
+    let output = setup.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cannot write the pid file"));
+}
+
+#[test]
+fn usage_is_short() {
+    let output = run(&["--usage"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("Usage: netdump-server ["));
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_warned_of() {
+    let setup = Setup::new(&[]);
+    std::fs::create_dir(setup.root()).unwrap();
+    std::fs::set_permissions(setup.root(), PermissionsExt::from_mode(0o777)).unwrap();
+    setup.start().wait_for("can be written by others");
 }
 
 #[test]

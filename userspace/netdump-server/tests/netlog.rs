@@ -95,13 +95,17 @@ fn a_dump_joins_the_log_of_its_boot() {
     let mut console = Console::new(client, 6664, server.addr());
     console.say("oops\n");
     wait_for_log(&server, client, "oops\n");
+    let dir = server.dir(client);
+    eventually("the first meta.json", || dir.join("meta.json").exists());
+    let began = meta(&dir)["started"].clone();
     assert_eq!(server.crash(2, 1, &ImageParams { memory: 4 << 20, ..ImageParams::default() }).served, 1);
     server.wait_for("dump complete");
     console.say("Rebooting in 3 seconds..\n");
     let dir = server.dir(client);
     eventually("the last words", || read_log(&dir).ends_with("Rebooting in 3 seconds..\n"));
     assert!(read_log(&dir).starts_with("oops\n") && dir.join("vmcore").exists());
-    assert_eq!(ended_meta(&dir)["complete"], true);
+    let ended = ended_meta(&dir);
+    assert_eq!((&ended["complete"], &ended["started"]), (&true.into(), &began));
     assert_eq!(server.dirs(client).len(), 1);
 }
 

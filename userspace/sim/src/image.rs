@@ -96,7 +96,7 @@ impl Image {
                 regs: Some(&registers(self.params.seed, cpu)),
             })?;
         }
-        w.vmcoreinfo(b"OSRELEASE=7.3.0-sim\nPAGESIZE=4096\n")?;
+        w.vmcoreinfo(b"OSRELEASE=7.3.0-sim\nPAGESIZE=4096\nNUMBER(phys_base)=-1048576\nKERNELOFFSET=24e00000\n")?;
         w.ranges(&self.ranges)?;
         w.ktext(&KtextNote { vaddr: 0xffff_ffff_8100_0000, paddr: PhysAddr(0x10_0000), length: 0x10_0000 })?;
         w.layout(PAGE_OFFSET)?;

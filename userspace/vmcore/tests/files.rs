@@ -219,6 +219,8 @@ fn damaged_files_are_refused() {
 #[test]
 fn readelf_agrees() {
     let Ok(version) = Command::new("readelf").arg("--version").output() else {
+        let may_skip = std::env::var_os("NETDUMP_MAY_SKIP").is_some_and(|value| value == "1");
+        assert!(may_skip, "no readelf here (NETDUMP_MAY_SKIP=1 leaves this out)");
         eprintln!("skipped: no readelf here");
         return;
     };

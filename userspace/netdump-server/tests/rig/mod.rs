@@ -252,6 +252,17 @@ pub fn read_log(dir: &Path) -> String {
     String::from_utf8(std::fs::read(dir.join("log")).unwrap()).unwrap()
 }
 
+/// Root for what only root can do; otherwise the test fails, unless the environment says that this host cannot have it.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    let may_skip = std::env::var_os("NETDUMP_MAY_SKIP").is_some_and(|value| value == "1");
+    assert!(root || may_skip, "this needs root (NETDUMP_MAY_SKIP=1 leaves it out)");
+    if !root {
+        eprintln!("skipped: this needs root");
+    }
+    root
+}
+
 /// Waits until `check` holds.
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
