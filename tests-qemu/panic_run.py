@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -69,11 +70,16 @@ def arm(guest: Guest, parameters: str = "", target: str = "", seconds: float = 6
         time.sleep(0.2)
 
 
+def break_off(connection: socket.socket) -> None:
+    """Nothing is sent again once this connection is closed."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Load:
     """Disk and network load on a guest, from both sides, until it panics or the block ends.
 
-    After the panic a trickle goes on. Every frame more changes the buffer that it comes in, and the list of what may
-    differ is bounded.
+    After the panic a trickle of small frames goes on. Each large one would have its buffer replaced by another, which
+    nobody knows of until a large one comes in that, and the list of what may differ is bounded.
     """
 
     def __init__(self, guest: Guest):
@@ -83,8 +89,8 @@ class Load:
     def __enter__(self):
         g = self.guest
         if g.machine.disk_mib:
-            count = g.machine.disk_mib
-            g.run(f"(while :; do dd if=/dev/zero of=/dev/vda bs=1M count={count}; dd if=/dev/vda of=/dev/null bs=64k; done) >/dev/null 2>&1 &")
+            # Short: what is written goes to the disk when dd closes it.
+            g.run("(while :; do dd if=/dev/zero of=/dev/vda bs=1M count=4; dd if=/dev/vda of=/dev/null bs=64k count=256; done) >/dev/null 2>&1 &")
         # What waits in a socket is no longer the driver's, but counts among the pages of its pool.
         g.run("sysctl -w net.ipv4.tcp_rmem='4096 32768 65536'")
         g.run("(while :; do nc -l -p 9000 >/dev/null; done) >/dev/null 2>&1 &")
@@ -125,7 +131,7 @@ class Load:
             size = 0
             while not self.stop.wait(0.1 if self.panicked.is_set() else 0.01):
                 for _ in range(1 if self.panicked.is_set() else 20):
-                    size = (size + 97) % 1400
+                    size = (size + 97) % (64 if self.panicked.is_set() else 1400)
                     with contextlib.suppress(OSError):
                         out.sendto(bytes(size), (self.guest.machine.address, 9002))
 
@@ -133,6 +139,7 @@ class Load:
         """A stream into the guest, for as long as it takes it."""
         while not (self.stop.wait(0.2) or self.panicked.is_set()):
             with contextlib.suppress(OSError), socket.create_connection((self.guest.machine.address, 9000), timeout=1) as out:
+                break_off(out)
                 while not self.panicked.is_set():
                     out.sendall(bytes(65536))
 
@@ -144,8 +151,9 @@ class Load:
                 with contextlib.suppress(OSError):
                     taker, _ = door.accept()
                     with taker:
+                        break_off(taker)
                         taker.settimeout(0.2)
-                        while not self.stop.is_set() and taker.recv(1 << 20):
+                        while not self.panicked.is_set() and taker.recv(1 << 20):
                             pass
 
 
