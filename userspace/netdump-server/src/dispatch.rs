@@ -21,8 +21,9 @@ use crate::socket::Path;
 
 /// Clients that have sent START_NETDUMP and not yet answered a HELLO.
 pub const MAX_PROBES: usize = 1024;
-/// Of them, those of one address; the oldest makes way too.
-const MAX_PROBES_PER_ADDRESS: usize = 8;
+/// Of them, those of one address; the oldest makes way too. Enough that forged ones do not push out a client in the time
+/// that its answer takes, and few enough to be looked at for each log packet.
+const MAX_PROBES_PER_ADDRESS: usize = 64;
 /// Unknown clients that are looked at in a second; the others send their START_NETDUMP again.
 pub const STARTS_PER_SECOND: u32 = 2000;
 /// Addresses for which it is remembered whether they may log.
@@ -169,7 +170,7 @@ impl Server {
         let probes: Vec<_> =
             addrs.filter_map(|a| Some((self.dumps.get(a).filter(|d| d.is_probe())?.began, *a))).collect();
         if probes.len() >= MAX_PROBES_PER_ADDRESS {
-            // The newest is the one that is most likely to be there: a client that is answers within its next second.
+            // The newest is the one that is most likely to be there: a client answers in no time.
             if let Some((_, oldest)) = probes.into_iter().min_by_key(|(began, _)| *began) {
                 let detail = "too many clients of this address that answer no HELLO; the oldest is dropped";
                 self.refuse(Reason::ProbeEvicted, path, detail);

@@ -166,9 +166,10 @@ impl Server {
                 self.grant_log_only(dump);
             }
             Decision::AddressBusy => {
-                let detail = "a dump of this address waits already: only the log is taken, then the client is rebooted";
+                // No log either: logs are told apart by their address, and this would break into that of the others.
+                let detail = "a dump of this address runs and another waits: the client is only rebooted";
                 self.refuse(Reason::AddressBusy, dump.path, detail);
-                self.grant_log_only(dump);
+                dump.session.cancel(self.now);
             }
         }
     }

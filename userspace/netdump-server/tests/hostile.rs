@@ -163,7 +163,7 @@ fn port_0_is_refused_because_nothing_can_be_sent_to_it() {
 #[test]
 fn an_address_has_few_places_among_those_that_answer_nothing() {
     let server = Server::with(&["--secure", "0"]);
-    let ports: Vec<_> = (7000..7020).map(|port| UdpSocket::bind((host(server.block, 3), port)).unwrap()).collect();
+    let ports: Vec<_> = (7000..7080).map(|port| UdpSocket::bind((host(server.block, 3), port)).unwrap()).collect();
     for socket in &ports {
         socket.send_to(&start(), server.addr()).unwrap();
     }
