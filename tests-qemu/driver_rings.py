@@ -54,9 +54,13 @@ def e1000(device):
         yield ring.desc.value_(), ring.size.value_(), False, what + " ring"
         yield ring.buffer_info.value_(), count * ring.buffer_info.type_.type.size, False, what + " bookkeeping"
         for k in range(count):
-            address = ring.buffer_info[k].dma.value_()
-            if address:
-                yield address, length, True, what + " buffers"
+            info = ring.buffer_info[k]
+            if info.dma:
+                yield info.dma.value_(), length, True, what + " buffers"
+            # Where the device cannot reach the buffer, `dma` is elsewhere, and what comes is copied.
+            data = info.rxbuf.data.value_() if hasattr(info, "rxbuf") else 0
+            if data:
+                yield data, length, False, what + " buffers"
 
 
 DRIVERS = {"vmxnet3": vmxnet3, "e1000": e1000, "e1000e": e1000}

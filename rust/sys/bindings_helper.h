@@ -11,6 +11,7 @@
 #include <linux/console.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
+#include <linux/dma-mapping.h>
 #include <linux/elf.h>
 #include <linux/etherdevice.h>
 #include <linux/filter.h>
@@ -122,7 +123,8 @@ void nd_tx_lock_reinit(struct netdev_queue *txq);
 void nd_txq_thaw(struct netdev_queue *txq);
 bool nd_txq_stopped(struct netdev_queue *txq);
 int nd_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq, bool more);
-struct sk_buff *nd_alloc_skb(unsigned int size);
+struct sk_buff *nd_alloc_skb(unsigned int size, bool low);
+bool nd_dev_reaches_all_memory(struct net_device *dev);
 void nd_kfree_skb(struct sk_buff *skb);
 void nd_skb_get(struct sk_buff *skb);
 void nd_skb_put_ref(struct sk_buff *skb);

@@ -217,9 +217,16 @@ int nd_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_que
 	return netdev_start_xmit(skb, dev, txq, more);
 }
 
-struct sk_buff *nd_alloc_skb(unsigned int size)
+struct sk_buff *nd_alloc_skb(unsigned int size, bool low)
 {
-	return alloc_skb(size, GFP_KERNEL);
+	return alloc_skb(size, low ? GFP_KERNEL | GFP_DMA | __GFP_NOWARN : GFP_KERNEL);
+}
+
+bool nd_dev_reaches_all_memory(struct net_device *dev)
+{
+	struct device *parent = dev->dev.parent;
+
+	return !parent || !parent->dma_mask || dma_get_mask(parent) >= dma_get_required_mask(parent);
 }
 
 void nd_kfree_skb(struct sk_buff *skb)

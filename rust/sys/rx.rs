@@ -123,7 +123,7 @@ impl Receiver {
         let mut spares = KVec::with_capacity(SPARES, GFP_KERNEL)?;
         for _ in 0..SPARES {
             // SAFETY: Process context.
-            let skb = unsafe { bindings::nd_alloc_skb(SPARE_LEN) };
+            let skb = unsafe { bindings::nd_alloc_skb(SPARE_LEN, false) };
             if skb.is_null() {
                 return Err(ENOMEM);
             }

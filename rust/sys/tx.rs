@@ -73,9 +73,18 @@ impl Sender {
             sent: 0,
             full: 0,
         };
+        // A device that cannot reach all memory has its frames copied to where it can, slot after slot of a large area
+        // (swiotlb): slower, and no true picture of that area. Memory below 16 MiB every device reaches.
+        // SAFETY: The device is held.
+        let low = !unsafe { bindings::nd_dev_reaches_all_memory(dev) };
         for _ in 0..POOL {
+            let size = headroom + frame_len as u32 + room;
             // SAFETY: Process context.
-            let skb = unsafe { bindings::nd_alloc_skb(headroom + frame_len as u32 + room) };
+            let mut skb = unsafe { bindings::nd_alloc_skb(size, low) };
+            if skb.is_null() && low {
+                // SAFETY: Process context.
+                skb = unsafe { bindings::nd_alloc_skb(size, false) };
+            }
             if skb.is_null() {
                 return Err(ENOMEM);
             }
