@@ -218,23 +218,12 @@ fn for_kdump() -> bool {
     if !system::kdump_loaded() {
         return false;
     }
-    let mut state = core::mem::MaybeUninit::<bindings::unwind_state>::zeroed();
-    let state = state.as_mut_ptr();
-    // SAFETY: The unwinder reads stacks of this CPU only, and checks what it reads.
-    unsafe {
-        bindings::nd_unwind_start(state);
-        for _ in 0..MAX_FRAMES {
-            if bindings::nd_unwind_done(state) {
-                break;
-            }
-            let caller = bindings::unwind_get_return_address(state);
-            if system::Symbol::of(caller as u64).as_str().starts_with("__crash_kexec+") {
-                return true;
-            }
-            bindings::unwind_next_frame(state);
-        }
-    }
-    false
+    // SAFETY: The state is valid while `unwind` looks at it.
+    let calls = |state| match unsafe { bindings::unwind_get_return_address(state) } {
+        0 => None,
+        caller => system::Symbol::of(caller as u64).as_str().starts_with("__crash_kexec+").then_some(()),
+    };
+    unwind(calls).is_some()
 }
 
 fn slots() -> &'static [Slot] {
@@ -358,21 +347,32 @@ unsafe extern "C" fn park(info: *mut c_void) {
 
 /// The registers that the interrupt we are in has saved.
 fn interrupted() -> Option<Regs> {
+    unwind(|state| {
+        // SAFETY: The state is valid, and so are the registers that it knows of.
+        unsafe {
+            let regs = bindings::nd_unwind_entry_regs(state);
+            (!regs.is_null()).then(|| Regs::copy(regs))
+        }
+    })
+}
+
+/// Goes up this CPU's stack until `look` finds something, for [`MAX_FRAMES`] frames at most. Panic path.
+fn unwind<T>(look: impl Fn(*mut bindings::unwind_state) -> Option<T>) -> Option<T> {
     let mut state = core::mem::MaybeUninit::<bindings::unwind_state>::zeroed();
     let state = state.as_mut_ptr();
     // SAFETY: The unwinder reads stacks of this CPU only, and checks what it reads.
-    unsafe {
-        bindings::nd_unwind_start(state);
-        for _ in 0..MAX_FRAMES {
-            if bindings::nd_unwind_done(state) {
-                return None;
-            }
-            let regs = bindings::nd_unwind_entry_regs(state);
-            if !regs.is_null() {
-                return Some(Regs::copy(regs));
-            }
-            bindings::unwind_next_frame(state);
+    unsafe { bindings::nd_unwind_start(state) };
+    for _ in 0..MAX_FRAMES {
+        // SAFETY: As above.
+        if unsafe { bindings::nd_unwind_done(state) } {
+            return None;
         }
+        let found = look(state);
+        if found.is_some() {
+            return found;
+        }
+        // SAFETY: As above.
+        unsafe { bindings::unwind_next_frame(state) };
     }
     None
 }
