@@ -46,6 +46,26 @@ def waits_for_console(context: Context, nic: str) -> list[str]:
     return lines
 
 
+# When the panic begins CPU 1 (thread 2) goes on alone until it is idle, and is made to halt with interrupts off.
+DEAD_CPU = """hbreak sysrq_handle_crash
+continue
+delete
+thread 2
+set $halt = (unsigned char *)pv_native_safe_halt
+if $rip < (unsigned long)$halt || $rip >= (unsigned long)$halt + 16
+  set scheduler-locking on
+  hbreak *pv_native_safe_halt
+  continue
+  delete
+  set scheduler-locking off
+end
+while *$halt != 0xf4
+  set $halt = $halt + 1
+end
+set $rip = $halt
+set $eflags = $eflags & ~0x200"""
+
+
 def no_interrupts(context: Context) -> list[str]:
     """A CPU that takes no interrupt for ever is stopped by NMI, its registers are in the dump, and the console says so."""
     machine = Machine(debugger=True, append="nokaslr")
@@ -53,10 +73,7 @@ def no_interrupts(context: Context) -> list[str]:
     def panic(guest: Guest) -> None:
         guest.run("taskset -p 1 $$")
         # At the last moment: a kernel does not get far with such a CPU.
-        guest.debug(
-            "hbreak sysrq_handle_crash", "continue", "thread 2", "set $eflags = $eflags & ~0x200", "delete",
-            meanwhile=lambda: guest.send(panic_run.PANIC),
-        )  # fmt: skip
+        guest.debug(DEAD_CPU, meanwhile=lambda: guest.send(panic_run.PANIC))
 
     lines = panic_run.panic_run(context.lab(), machine, context.directory, trigger=panic)
     console = (context.directory / "console").read_text(errors="replace")
@@ -76,7 +93,7 @@ def nested_fault(context: Context) -> list[str]:
         while not re.search(r"received [1-5]0% of pages", server.text()):
             must(time.monotonic() < deadline, "the dump does not get on")
             time.sleep(0.02)
-        guest.debug("thread 1", "set $rip = 0")
+        guest.debug("thread 1\nset $rip = 0")
         guest.wait_console("netdump: fault while dumping, giving up", 30)
         must(guest.wait_held(60) == "guest-reset", "the machine did not restart")
         (path,) = server.directories()

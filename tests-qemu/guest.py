@@ -196,16 +196,17 @@ class Guest:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def debug(self, *commands: str, meanwhile=None) -> str:
+    def debug(self, commands: str, meanwhile=None) -> str:
         """Halts the guest, lets gdb run some commands, and lets it go on (a machine with debugger=True); gdb's output.
 
-        With a `continue` among them, `meanwhile` is what makes the guest stop again; a breakpoint by name needs nokaslr.
+        With a `continue` among them, `meanwhile` is what makes the guest stop again; symbols need nokaslr.
         """
         words = [self.lab["GDB"], "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off"]
         if meanwhile:
             words.append(self.lab["VMLINUX"])
-        for command in ("set architecture i386:x86-64", f"target remote {self.directory}/gdb", *commands, "detach"):
-            words += ["-ex", command]
+        script = self.directory / "gdb-commands"
+        script.write_text(f"set architecture i386:x86-64\ntarget remote {self.directory}/gdb\n{commands}\ndetach\n")
+        words += ["-x", script]
         path = self.directory / "gdb.log"
         with open(path, "wb") as log:
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

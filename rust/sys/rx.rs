@@ -37,8 +37,9 @@ const SPARES: usize = 64;
 /// Bytes of a spare's data: the allocator's smallest kind.
 const SPARE_LEN: u32 = 128;
 /// Pages that are given to this CPU's lists for the same reason: how many, of which order. Drivers refill their rings
-/// from single pages or from runs of eight; what they free comes back to the same lists.
-const SPARE_PAGES: [(usize, u32); 2] = [(16, 0), (1, 3)];
+/// from single pages, of which a page pool takes 64 at a time, or from runs of eight; what they free comes back to the
+/// same lists.
+const SPARE_PAGES: [(usize, u32); 2] = [(72, 0), (1, 3)];
 /// Packets that one poll may bring.
 pub const BUDGET: i32 = 64;
 
