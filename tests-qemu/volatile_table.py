@@ -365,6 +365,9 @@ def network_devices():
             add_object(device[0], label)
             for i in range(device.num_tx_queues.value_()):
                 add_object(device._tx[i], label + ": transmit queue")
+                # A queue that has room again asks for its discipline to run, which never comes about.
+                if device._tx[i].qdisc:
+                    add_object(device._tx[i].qdisc[0], label + ": queueing discipline")
             for i in range(device.num_rx_queues.value_()):
                 add_object(device._rx[i], label + ": receive queue")
             add_percpu(device, "lstats", label + ": counters")
