@@ -57,10 +57,12 @@ def e1000(device):
             info = ring.buffer_info[k]
             if info.dma:
                 yield info.dma.value_(), length, True, what + " buffers"
-            # Where the device cannot reach the buffer, `dma` is elsewhere, and what comes is copied.
-            data = info.rxbuf.data.value_() if hasattr(info, "rxbuf") else 0
-            if data:
-                yield data, length, False, what + " buffers"
+            if what == "receive":
+                # While a slot waits to be filled again it keeps its buffer (a small frame was copied out of it) without
+                # an address for the device; and where the device cannot reach the buffer, that address is elsewhere.
+                data = info.rxbuf.data if hasattr(info, "rxbuf") else info.skb.data if info.skb else None
+                if data:
+                    yield data.value_(), length, False, what + " buffers"
 
 
 DRIVERS = {"vmxnet3": vmxnet3, "e1000": e1000, "e1000e": e1000}
