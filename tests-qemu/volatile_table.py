@@ -26,6 +26,7 @@ PAGE = 4096
 PAGE_POOL_MAGIC = 0xDEAD000000000040  # PP_SIGNATURE
 HEADS = 16  # entries of a list of free pages that may be taken
 RECORDS = 2048
+MAX_SHEAF = 256
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
 # Only the panicking CPU still runs when pages are dumped.
 CPUS = [task_cpu(prog.crashed_thread().object)]
@@ -45,7 +46,7 @@ reboot_mode reboot_emergency reboot_type reboot_default nmi_desc nmi_shootdown_d
 shootdown_callback stop_this_cpu_mask cpus_stop_mask stopping_cpu __num_online_cpus __cpu_online_mask __cpu_active_mask
 __cpu_dying_mask cpus_booted_once_mask port_cf9_safe rtc_lock i8253_lock pci_config_lock io_apic_lock ioapic_lock
 panic_force_cpu virt_rebooting suppress_printk panic_triggering_all_cpu_backtrace panic_notifier_list tainted_mask debug_locks
-cpu_hotplug_lock sysrq_in_progress kmsg_dump_list_lock dump_list_lock"""
+cpu_hotplug_lock sysrq_in_progress kmsg_dump_list_lock dump_list_lock i8042_suppress_kbd_ack"""
 TIME = """jiffies jiffies_64 jiffies_seq jiffies_lock tk_core timekeeper tk_fast_mono tk_fast_raw clocksource_list
 tick_next_period tick_do_timer_cpu tsc_early_khz cyc2ns hpet hpet_lock i8253_clear_counter_on_shutdown vdso_data
 last_jiffies_update tick_cpu_sched hrtimer_bases timer_bases"""
@@ -151,7 +152,8 @@ def sheaf(pointer, label, objects):
     if not pointer:
         return
     cache = pointer.cache
-    capacity = max(cache.sheaf_capacity.value_(), pointer.size.value_()) if cache else 32
+    # A sheaf that was freed while its page was dumped has anything for a size.
+    capacity = min(max(cache.sheaf_capacity.value_(), pointer.size.value_()), MAX_SHEAF) if cache else 32
     add(pointer.value_(), pointer.type_.type.size + 8 * capacity, label)
     if objects:
         for i in range(capacity):
