@@ -120,10 +120,7 @@ def server_killed(context: Context) -> list[str]:
         guest.wait_ready()
         panic_run.arm(guest, "idle_timeout=5")
         guest.send(panic_run.PANIC)
-        deadline = time.monotonic() + 120
-        while not re.search(r"received [3-9]0% of pages", server.text()):
-            must(time.monotonic() < deadline, "the dump does not get on")
-            time.sleep(0.02)
+        server.wait_text(r"received [3-9]0% of pages", 120)
         server.stop(signal.SIGKILL)
         volatile = volatile_of(guest)
         asked = time.monotonic()

@@ -243,6 +243,10 @@ class Guest:
         except OSError:
             return ""
 
+    def panicked(self) -> bool:
+        """Whether it has said on its console that it panics."""
+        return "Kernel panic - not syncing" in self.console()
+
     def fail(self, what: str) -> GuestError:
         """An error with the end of the console."""
         return GuestError(f"{what}\n--- the end of {self.console_path}:\n" + "\n".join(self.console().splitlines()[-30:]))

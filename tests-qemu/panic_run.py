@@ -122,7 +122,7 @@ class Load:
     def watch(self) -> None:
         """Notices the panic."""
         while not (self.panicked.wait(0.02) or self.stop.is_set()):
-            if "Kernel panic - not syncing" in self.guest.console():
+            if self.guest.panicked():
                 self.panicked.set()
 
     def udp(self) -> None:

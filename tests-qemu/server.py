@@ -132,6 +132,14 @@ class Server:
                 raise self.fail(f"no dump ended within {seconds:.0f} s{console}")
             time.sleep(0.1)
 
+    def wait_text(self, pattern: str, seconds: float) -> None:
+        """Waits until a pattern is in its log; looks often, since a dump is short."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text()):
+            if time.monotonic() > deadline:
+                raise self.fail(f"no '{pattern}' in the log within {seconds:.0f} s")
+            time.sleep(0.02)
+
     def wait_phase(self, seconds: float, ready, client: str = "") -> tuple[Path, dict]:
         """Waits until `ready(path, meta)` holds for the dump in progress."""
         deadline = time.monotonic() + seconds
