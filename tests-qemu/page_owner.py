@@ -14,6 +14,7 @@ from drgn.helpers.linux.mm import (
     page_to_phys,
     phys_to_virt,
 )
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import find_containing_slab_cache, for_each_slab_cache, slab_object_info
 
@@ -71,6 +72,33 @@ def percpu_base():
 STACKS, PERCPU = task_stacks(), percpu_base()
 
 
+def map_entry(virtual):
+    """Which struct page an address of the direct map belongs to, if it is memory of the memory map."""
+    size = prog.type("struct page").size
+    for section in SECTIONS:
+        if section[0] <= virtual < section[1]:
+            frame = section[2] + (virtual - section[0]) // size
+            page = pfn_to_page(prog, frame)
+            kind = f"{decode_page_flags(page) or 'no flags'}, type {page.page_type.value_() & 0xFFFFFFFF:#x}"
+            return f"struct page of {frame * PAGE:#x} +{(virtual - section[0]) % size:#x} ({kind})"
+    return None
+
+
+def memory_map():
+    """Where the memory map lies in the direct map: (first, end, first page frame) for each of its pages."""
+    size, found = prog.type("struct page").size, []
+    for node in for_each_online_pgdat(prog):
+        first = node.node_start_pfn.value_()
+        for frame in range(first // 64 * 64, first + node.node_spanned_pages.value_(), PAGE // size):
+            try:
+                at = follow_phys(prog["init_mm"].address_of_(), pfn_to_page(prog, frame).value_()).value_()
+            except (FaultError, LookupError):
+                continue
+            found.append((phys_to_virt(prog, at).value_(), phys_to_virt(prog, at).value_() + PAGE, frame))
+    return found
+
+
+SECTIONS = memory_map()
 SLABS = {cache.value_(): cache.name.string_().decode() for cache in for_each_slab_cache(prog)}
 
 
@@ -99,6 +127,9 @@ def owner(physical):
     if physical // PAGE * PAGE in STACKS:
         return STACKS[physical // PAGE * PAGE]
     virtual = phys_to_virt(prog, physical)
+    entry = map_entry(virtual.value_())
+    if entry:
+        return entry
     try:
         cache = find_containing_slab_cache(virtual)
         if cache:

@@ -24,7 +24,8 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
 PAGE_POOL_MAGIC = 0xDEAD000000000040  # PP_SIGNATURE
-HEADS = 16  # entries of a list of free pages that may be taken
+# Entries of a list of free pages that may be taken: a few, and as many as two refills of a CPU's own lists (63 pages each) need.
+HEADS, REFILLS = 16, 128
 RECORDS = 2048
 MAX_SHEAF = 256
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
@@ -295,9 +296,10 @@ def free_lists():
             if not zone.present_pages:
                 continue
             for order in range(zone.free_area.type_.length):
+                last = max(HEADS, REFILLS >> order)
                 for head in zone.free_area[order].free_list:
                     for number, page in enumerate(list_for_each_entry("struct page", head.address_of_(), "buddy_list")):
-                        if number == HEADS:
+                        if number == last:
                             break
                         size = page.type_.type.size
                         add(page.value_(), size, label)
