@@ -3,6 +3,7 @@
 //!
 //! - [`classic`]: versions 4 and 5, as Red Hat spoke them.
 //! - [`ext`]: the items that our one extension of it carries.
+//! - [`log`]: console text, of netlog, syslog and upstream's netconsole.
 //! - [`frame`]: Ethernet, IP and UDP, for a client that has no network stack any more.
 //! - [`target`]: the parameter `netdump=`.
 //!
@@ -16,6 +17,7 @@ pub mod classic;
 mod cursor;
 pub mod ext;
 pub mod frame;
+pub mod log;
 pub mod target;
 
 use core::fmt;

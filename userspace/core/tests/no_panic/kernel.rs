@@ -10,6 +10,11 @@ pub mod wire;
 use engine::*;
 use wire::classic::ItemId;
 use wire::ext::{CpuNote, MachineNote, NotesWriter, PhysRange, VolatileRange};
+use wire::log::basic::Basic;
+use wire::log::extended::Extended;
+use wire::log::netlog::Stream;
+use wire::log::syslog::{Escapes, Header, Original, Rfc5424, SequenceId};
+use wire::log::Datagrams;
 use wire::{Pfn, PhysAddr};
 
 /// Memory that the compiler knows nothing about.
@@ -90,4 +95,40 @@ pub fn notes(
 #[no_mangle]
 pub fn volatile(buf: &mut [u8], range: PhysRange, label: &str) -> wire::Result<usize> {
     VolatileRange::new(range, label).emit(buf)
+}
+
+#[no_mangle]
+pub fn log_netlog(stream: &mut Stream, text: &[u8], buf: &mut [u8]) -> wire::Result<Option<usize>> {
+    stream.send(text).emit_next(buf)
+}
+
+#[no_mangle]
+pub fn log_basic(text: &[u8], buf: &mut [u8]) -> wire::Result<Option<usize>> {
+    Basic::new(text).emit_next(buf)
+}
+
+#[no_mangle]
+pub fn log_extended(message: Extended<'_>, buf: &mut [u8]) -> wire::Result<usize> {
+    let mut cursor = message.datagrams();
+    let mut sent = 0usize;
+    while let Some(len) = cursor.emit_next(buf)? {
+        sent = sent.saturating_add(len);
+    }
+    Ok(sent)
+}
+
+#[no_mangle]
+pub fn log_original(text: &[u8], buf: &mut [u8]) -> wire::Result<Option<usize>> {
+    Original::new(text).emit_next(buf)
+}
+
+#[no_mangle]
+pub fn log_rfc5424(
+    header: Header<'_>,
+    sequence: &mut SequenceId,
+    text: &[u8],
+    escapes: Escapes,
+    buf: &mut [u8],
+) -> wire::Result<Option<usize>> {
+    Rfc5424::new(header, sequence, text, escapes).emit_next(buf)
 }
