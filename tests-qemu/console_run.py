@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest that panics with a netconsole.ko loaded, the stock one or ours, and what of its console has arrived."""
+
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import console_text
+import test_modules
+from console_receiver import Receiver
+from guest import HOST_ADDRESS, Guest, Machine
+from judges import must
+
+# The port of each format, and the parameter that asks for it.
+PORTS = {"basic": 6701, "extended": 6702, "netlog": 6703, "syslog": 6704}
+STOCK_FORMATS = ("basic", "extended")
+REPLAYED = "console test: the old log is through"
+NOW = "console test: now"
+END = "---[ end Kernel panic"
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A way to panic."""
+
+    command: str = "echo c >/proc/sysrq-trigger"
+    panic: int = 5  # kernel.panic
+    append: str = ""
+    module: str = ""  # of modules/, for the command
+
+
+TRIGGERS = {
+    "sysrq-panic5": Trigger(),
+    "sysrq-panic0": Trigger(panic=0),
+    "sysrq-panic-1": Trigger(panic=-1),
+    "softirq-oops": Trigger("insmod /crash_in.ko how=softirq", module="crash_in"),
+    "hardirq-oops": Trigger("insmod /crash_in.ko how=hardirq", module="crash_in"),
+    "nmi": Trigger("", append="unknown_nmi_panic=1"),
+    # The panic comes while other lines are being written out. Paced, so that no console loses any.
+    "storm": Trigger(
+        "for writer in 1 2; do (while :; do echo \"<6>storm $writer $((n += 1))\"; usleep 3000; done >/dev/kmsg) & done; "
+        "sleep 2; echo c >/proc/sysrq-trigger", append="printk.devkmsg=on",
+    ),
+}
+
+
+def module_file(lab, which: str) -> Path:
+    """netconsole.ko, 'stock' or 'ours'."""
+    return test_modules.stock(lab, "netconsole") if which == "stock" else test_modules.ours(lab, "netconsole")
+
+
+def formats_of(lab, which: str) -> tuple[str, ...]:
+    """The formats that a module knows, by its parameters."""
+    data = module_file(lab, which).read_bytes()
+    return tuple(name for name in PORTS if name in STOCK_FORMATS or f"parmtype={name}:".encode() in data)
+
+
+def parameters(formats, machine: Machine, source: int = 6665) -> str:
+    """insmod's words for a target of each format, without a MAC address: nobody types one."""
+    names: dict[str, list[str]] = {}
+    for name in formats:
+        parameter, plus = ("netconsole", "+" if name == "extended" else "") if name in STOCK_FORMATS else (name, "")
+        target = f"{plus}{source}@{machine.address}/eth0,{PORTS[name]}@{HOST_ADDRESS}/"
+        names.setdefault(parameter, []).append(target)
+    return " ".join(f"'{name}={';'.join(targets)}'" for name, targets in names.items())
+
+
+def prepare(lab, machine: Machine, which: str, trigger: Trigger | None = None) -> Machine:
+    """The machine with the module, and what it and the trigger need."""
+    machine.extra = {"/netconsole.ko": module_file(lab, which), **machine.extra}
+    machine.modules = (*machine.modules, "configfs")
+    if trigger:
+        machine.append = f"{machine.append} panic={trigger.panic} {trigger.append}"
+        if trigger.module:
+            machine.extra[f"/{trigger.module}.ko"] = test_modules.build(lab, trigger.module)
+    return machine
+
+
+def mark(guest: Guest, text: str) -> None:
+    """A line in the guest's log."""
+    guest.run(f"echo '<5>{text}' >/dev/kmsg")
+
+
+def load(guest: Guest, receiver: Receiver, formats, more: str = "", seconds: float = 180) -> None:
+    """Loads netconsole.ko and waits until the log so far has arrived in every format."""
+    guest.run(f"insmod /netconsole.ko {parameters(formats, guest.machine)} {more}")
+    mark(guest, REPLAYED)
+    for name in formats:
+        if not receiver.wait(PORTS[name], REPLAYED.encode(), seconds):
+            got = receiver.datagrams(PORTS[name])
+            raise guest.fail(f"{name}: after {len(got)} datagrams nothing more came of what was logged before (last: {got[-1:]})")
+
+
+def fire(guest: Guest, trigger: Trigger) -> None:
+    """Panics, with a mark in front."""
+    guest.wait_console(f"{REPLAYED}$", 60)
+    if trigger.command:
+        guest.send(f"echo '<5>{NOW}' >/dev/kmsg; {trigger.command}")
+    else:
+        mark(guest, NOW)
+        guest.nmi()
+
+
+def wait_end(guest: Guest, receiver: Receiver, trigger: Trigger, seconds: float = 120) -> None:
+    """Waits until the panic is over and nothing more comes."""
+    if trigger.panic == 0:
+        guest.wait_console(f"{NOW}$", 60)
+        at = guest.console().index(NOW)
+        deadline = time.monotonic() + seconds
+        # What the last lines bring may come after them.
+        while END not in guest.console()[at:]:
+            if time.monotonic() > deadline:
+                raise guest.fail(f"the panic did not come to its end within {seconds:.0f} s")
+            time.sleep(0.1)
+        must(guest.qmp.status() == "running", "the guest restarted although kernel.panic is 0")
+        receiver.wait_quiet(2, 30)
+    else:
+        reason = guest.wait_held(seconds)
+        must(reason == "guest-reset", f"the guest stopped for '{reason}', it should have restarted")
+        receiver.wait_quiet(0.5, 10)
+
+
+@dataclass
+class Verdict:
+    """What of the console arrived in one format: before the panic, and from it on."""
+
+    name: str
+    before: console_text.Comparison
+    panic: console_text.Comparison
+
+    def complete(self) -> bool:
+        return self.before.complete() and self.panic.complete()
+
+    def text(self) -> str:
+        return f"{self.name}: before the panic {self.before.text()}; from the panic on {self.panic.text()}"
+
+
+def judge(guest: Guest, receiver: Receiver, formats) -> list[Verdict]:
+    """Holds each format against the serial console."""
+    must(not any(receiver.dropped.values()), f"the host lost datagrams: {receiver.dropped}")
+    shown = console_text.serial(guest.console())
+    must(any(line.endswith(NOW) for line in shown), "the serial console does not show the mark")
+    at = console_text.after(shown, NOW)
+    must(any("Kernel panic - not syncing" in line for line in shown[at:]), "the serial console does not show a panic")
+    out = []
+    for name in formats:
+        datagrams = receiver.datagrams(PORTS[name])
+        (guest.directory / f"{name}.received").write_bytes(b"\0".join(datagrams))
+        out.append(Verdict(name, *console_text.compare(shown, console_text.FORMATS[name](datagrams), at)))
+    return out
+
+
+def deliver(lab, which: str, trigger_name: str, nic: str, formats, directory: Path) -> list[Verdict]:
+    """Boots a guest, lets it panic, and judges."""
+    trigger = TRIGGERS[trigger_name]
+    machine = prepare(lab, Machine(nic=nic, memory_mib=256), which, trigger)
+    try:
+        with Receiver([PORTS[name] for name in formats]) as receiver, Guest(lab, machine, directory) as guest:
+            guest.wait_ready()
+            load(guest, receiver, formats)
+            fire(guest, trigger)
+            wait_end(guest, receiver, trigger)
+            return judge(guest, receiver, formats)
+    finally:
+        # The next guest of this test makes its own.
+        subprocess.run(["ip", "link", "del", machine.tap], stderr=subprocess.DEVNULL, check=False)
+        (directory / "initramfs").unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* insmod crash_in.ko how=softirq|tasklet|hardirq|task: an oops in that context; the load itself succeeds or never ends. */
+#include <linux/interrupt.h>
+#include <linux/irq_work.h>
+#include <linux/module.h>
+#include <linux/timer.h>
+
+static char *how = "softirq";
+module_param(how, charp, 0);
+MODULE_PARM_DESC(how, "softirq (a timer), tasklet, hardirq or task");
+
+static int *volatile nowhere;
+
+static noinline void crash_here(void)
+{
+	pr_info("crash_in: softirq %d, hardirq %d, task %d\n", !!in_serving_softirq(), !!in_hardirq(), !!in_task());
+	*nowhere = 1;
+}
+
+static void in_timer(struct timer_list *timer)
+{
+	crash_here();
+}
+static DEFINE_TIMER(timer, in_timer);
+
+static void in_tasklet(struct tasklet_struct *tasklet)
+{
+	crash_here();
+}
+static DECLARE_TASKLET(tasklet, in_tasklet);
+
+static void in_irq_work(struct irq_work *work)
+{
+	crash_here();
+}
+static struct irq_work work = IRQ_WORK_INIT_HARD(in_irq_work);
+
+static int __init crash_in_init(void)
+{
+	if (!strcmp(how, "softirq"))
+		mod_timer(&timer, jiffies + 1);
+	else if (!strcmp(how, "tasklet"))
+		tasklet_schedule(&tasklet);
+	else if (!strcmp(how, "hardirq"))
+		irq_work_queue(&work);
+	else if (!strcmp(how, "task"))
+		crash_here();
+	else
+		return -EINVAL;
+	return 0;
+}
+module_init(crash_in_init);
+
+MODULE_DESCRIPTION("An oops where a test wants it");
+MODULE_LICENSE("GPL");
