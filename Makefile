@@ -33,7 +33,7 @@ lab: ## fetch and build what the tests need, and print where it is (KEY=path)
 ifdef KVER
 KBUILD ?= /lib/modules/$(KVER)/build
 endif
-modules: ## build/<kernel release>/netdump.ko
+modules: ## build/<kernel release>/netdump.ko and netconsole.ko
 ifdef KBUILD
 	@$(tests)/build-modules --kbuild $(KBUILD)
 else

@@ -21,12 +21,13 @@ import cases
 import cases_cpus
 import cases_dump
 import cases_failure
+import cases_netconsole
 import cases_network
 import lab
 from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
-assert cases_cpus and cases_dump and cases_failure and cases_network  # they fill cases.CASES
+assert cases_cpus and cases_dump and cases_failure and cases_netconsole and cases_network  # they fill cases.CASES
 
 
 def fingerprint() -> str:

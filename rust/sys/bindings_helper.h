@@ -9,13 +9,17 @@
 
 #include <linux/atomic.h>
 #include <linux/console.h>
+#include <linux/configfs.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
 #include <linux/elf.h>
 #include <linux/etherdevice.h>
 #include <linux/filter.h>
+#include <linux/hex.h>
+#include <linux/if_ether.h>
 #include <linux/if_vlan.h>
+#include <linux/inet.h>
 #include <linux/inetdevice.h>
 #include <linux/ioport.h>
 #include <linux/irq.h>
@@ -31,10 +35,12 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netpoll.h>
 #include <linux/nmi.h>
 #include <linux/notifier.h>
+#include <linux/nsproxy.h>
 #include <linux/page-flags.h>
 #include <linux/panic.h>
 #include <linux/panic_notifier.h>
@@ -175,8 +181,33 @@ void nd_init_delayed_work(struct delayed_work *work, work_func_t func);
 bool nd_queue_delayed_work(struct delayed_work *work, unsigned int msecs);
 bool nd_mod_delayed_work(struct delayed_work *work, unsigned int msecs);
 
-/* Parameters of netdump.ko (params_netdump.c). */
+/* Consoles, configfs, and the rest of what netconsole.ko needs. */
+unsigned long nd_local_irq_save(void);
+void nd_local_irq_restore(unsigned long flags);
+void nd_sleep_us(unsigned long usecs);
+void nd_mutex_init(struct mutex *mutex);
+void nd_configfs_add_default_group(struct config_group *group, struct config_group *parent);
+struct net *nd_current_net(void);
+bool nd_first_ip4(struct net_device *dev, __be32 *address);
+bool nd_first_ip6(struct net_device *dev, bool link_local, struct in6_addr *address);
+void nd_print_ip6(char *buffer, unsigned long size, const u8 *address);
+bool nd_oops_in_progress(void);
+struct sk_buff *nd_alloc_skb_atomic(unsigned int size);
+void nd_skb_reserve(struct sk_buff *skb, unsigned int len);
+unsigned int nd_headroom(struct net_device *dev);
+unsigned int nd_tailroom(struct net_device *dev);
+void nd_list_lock(void);
+void nd_list_unlock(void);
+
+/* Parameters of netconsole.ko (params_netconsole.c). */
 #define ND_TARGET_LEN 256
+extern char nc_param_netconsole[ND_TARGET_LEN];
+extern char nc_param_netlog[ND_TARGET_LEN];
+extern char nc_param_syslog[ND_TARGET_LEN];
+extern char nc_param_syslog_format[16];
+extern bool nc_param_oops_only;
+
+/* Parameters of netdump.ko (params_netdump.c). */
 extern char nd_param_netdump[ND_TARGET_LEN];
 extern char nd_param_reboot[16];
 extern unsigned int nd_param_magic1;

@@ -448,3 +448,108 @@ bool nd_mod_delayed_work(struct delayed_work *work, unsigned int msecs)
 {
 	return mod_delayed_work(system_percpu_wq, work, msecs_to_jiffies(msecs));
 }
+
+static DEFINE_MUTEX(nd_list_mutex);
+
+void nd_list_lock(void)
+{
+	mutex_lock(&nd_list_mutex);
+}
+
+void nd_list_unlock(void)
+{
+	mutex_unlock(&nd_list_mutex);
+}
+
+unsigned long nd_local_irq_save(void)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	return flags;
+}
+
+void nd_local_irq_restore(unsigned long flags)
+{
+	local_irq_restore(flags);
+}
+
+void nd_sleep_us(unsigned long usecs)
+{
+	fsleep(usecs);
+}
+
+void nd_mutex_init(struct mutex *mutex)
+{
+	mutex_init(mutex);
+}
+
+void nd_configfs_add_default_group(struct config_group *group, struct config_group *parent)
+{
+	configfs_add_default_group(group, parent);
+}
+
+struct net *nd_current_net(void)
+{
+	return current->nsproxy->net_ns;
+}
+
+bool nd_first_ip4(struct net_device *dev, __be32 *address)
+{
+	struct in_device *in_dev = __in_dev_get_rtnl(dev);
+	const struct in_ifaddr *first = in_dev ? rtnl_dereference(in_dev->ifa_list) : NULL;
+
+	if (first)
+		*address = first->ifa_local;
+	return first;
+}
+
+bool nd_first_ip6(struct net_device *dev, bool link_local, struct in6_addr *address)
+{
+	struct inet6_dev *in6_dev = __in6_dev_get(dev);
+	struct inet6_ifaddr *entry;
+	bool found = false;
+
+	if (!in6_dev)
+		return false;
+	read_lock_bh(&in6_dev->lock);
+	list_for_each_entry(entry, &in6_dev->addr_list, if_list) {
+		found = !(ipv6_addr_type(&entry->addr) & IPV6_ADDR_LINKLOCAL) == !link_local;
+		if (found) {
+			*address = entry->addr;
+			break;
+		}
+	}
+	read_unlock_bh(&in6_dev->lock);
+	return found;
+}
+
+void nd_print_ip6(char *buffer, unsigned long size, const u8 *address)
+{
+	scnprintf(buffer, size, "%pI6c", address);
+}
+
+bool nd_oops_in_progress(void)
+{
+	return READ_ONCE(oops_in_progress);
+}
+
+struct sk_buff *nd_alloc_skb_atomic(unsigned int size)
+{
+	return alloc_skb(size, GFP_ATOMIC | __GFP_NOWARN);
+}
+
+void nd_skb_reserve(struct sk_buff *skb, unsigned int len)
+{
+	skb_reserve(skb, len);
+}
+
+unsigned int nd_headroom(struct net_device *dev)
+{
+	return LL_RESERVED_SPACE(dev);
+}
+
+unsigned int nd_tailroom(struct net_device *dev)
+{
+	return dev->needed_tailroom;
+}

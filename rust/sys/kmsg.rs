@@ -41,6 +41,12 @@ pub fn newest(buffer: &mut [u8]) -> usize {
     }
 }
 
+/// Number that the next record will have. Any context.
+#[allow(dead_code)] // netconsole.ko's
+pub fn next_seq() -> u64 {
+    rewound().next_seq
+}
+
 fn rewound() -> bindings::kmsg_dump_iter {
     let mut iter = bindings::kmsg_dump_iter::default();
     // SAFETY: Fills the iterator in; takes no lock.

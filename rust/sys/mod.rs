@@ -34,6 +34,7 @@ pub mod kmsg;
 pub mod memory;
 pub mod nic;
 pub mod notifier;
+pub mod page;
 pub mod panic_cell;
 pub mod params;
 pub mod regs;

@@ -283,7 +283,7 @@ impl Drop for Nic {
 /// # Safety
 ///
 /// The caller holds RTNL or `dev`.
-unsafe fn registered(dev: *mut bindings::net_device) -> bool {
+pub(super) unsafe fn registered(dev: *mut bindings::net_device) -> bool {
     // SAFETY: By this function's contract.
     unsafe { u32::from((*dev).reg_state) == bindings::netdev_reg_state_NETREG_REGISTERED }
 }

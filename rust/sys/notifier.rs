@@ -14,13 +14,13 @@ use kernel::prelude::*;
 /// After all ordinary notifiers, before Hyper-V (INT_MIN + 1) and Xen (INT_MIN) take their devices away.
 const PANIC_PRIORITY: c_int = c_int::MIN + 16;
 
-struct Block(UnsafeCell<bindings::notifier_block>);
+pub(super) struct Block(pub(super) UnsafeCell<bindings::notifier_block>);
 
 // SAFETY: Only the notifier chains touch a block while it is registered.
 unsafe impl Sync for Block {}
 
 impl Block {
-    const fn new(
+    pub(super) const fn new(
         call: unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int,
         priority: c_int,
     ) -> Self {

@@ -3,6 +3,7 @@
 //! Module parameters (`params_netdump.c`) and the `status` file.
 
 use super::bindings;
+use super::page::Page;
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -66,29 +67,6 @@ pub fn set_status(show: Option<ShowStatus>) {
     SHOW_STATUS.store(show.map_or(core::ptr::null_mut(), |show| show as *mut ()), Ordering::Release);
 }
 
-struct Page {
-    start: *mut u8,
-    len: usize,
-}
-
-/// What sysfs gives a show function: one page.
-const PAGE: usize = 4096;
-
-impl Write for Page {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = PAGE - 1 - self.len;
-        let len = text.len().min(room);
-        // SAFETY: `start` is a page, of which `len` bytes are used and `room` are left.
-        unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), self.start.add(self.len), len) };
-        self.len += len;
-        if len < text.len() {
-            Err(fmt::Error)
-        } else {
-            Ok(())
-        }
-    }
-}
-
 /// Called by the kernel when the file is read.
 #[no_mangle]
 extern "C" fn nd_status_get(buffer: *mut u8, _: *const bindings::kernel_param) -> i32 {
@@ -98,8 +76,9 @@ extern "C" fn nd_status_get(buffer: *mut u8, _: *const bindings::kernel_param) -
     }
     // SAFETY: Only `set_status` stores here, and only a `ShowStatus`.
     let show: ShowStatus = unsafe { core::mem::transmute(show) };
-    let mut page = Page { start: buffer, len: 0 };
+    // SAFETY: sysfs gives a page.
+    let mut page = unsafe { Page::new(buffer) };
     // A text that does not fit is cut, as everywhere in sysfs.
     let _ = show(&mut page);
-    page.len as i32
+    page.len() as i32
 }

@@ -7,6 +7,8 @@
 //! trailing newline. What is left out is for the caller to find: ports have defaults, the device and the source
 //! address follow from the route, the MAC from the neighbour table.
 
+pub mod upstream;
+
 use super::frame::MacAddr;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! netconsole.ko: what the kernel prints goes to other machines. It takes the place of the kernel's own module of that
+//! name, whose parameters, files and formats it has (`drivers/net/netconsole.c`), and adds netlog, syslog, the way to
+//! the other end without its Ethernet address, and the text of a panic, whatever `kernel.panic` is.
+//!
+//! `targets.rs` is the list of targets, `outlet.rs` what sends a record to one, `attributes.rs` configfs.
+
+#![allow(unreachable_pub)]
+
+#[path = "../sys/mod_netconsole.rs"]
+mod sys;
+// User space and netdump.ko use more of this than the module does.
+#[path = "../wire/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod wire;
+
+mod attributes;
+mod outlet;
+mod settings;
+mod targets;
+
+use kernel::prelude::*;
+use settings::{Kind, SyslogFormat};
+use sys::configfs::Subsystem;
+use sys::netdev::Events;
+use sys::params;
+
+module! {
+    type: Netconsole,
+    name: "netconsole",
+    authors: ["The netdump authors"],
+    description: "Sends what the kernel prints to other machines: netconsole, netlog, syslog",
+    license: "GPL v2",
+    imports_ns: ["NETDEV_INTERNAL"],
+}
+
+struct Netconsole {
+    configfs: Option<Subsystem<attributes::Netconsole>>,
+    events: Option<Events>,
+}
+
+impl kernel::Module for Netconsole {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let format = SyslogFormat::from_parameters()?;
+        let given = params::get();
+        targets::start();
+        targets::add_parameter(given.netconsole, Kind::Netconsole, format);
+        targets::add_parameter(given.netlog, Kind::Netlog, format);
+        targets::add_parameter(given.syslog, Kind::Syslog, format);
+        let mut this = Self { configfs: None, events: None };
+        // From here on, `drop` takes back what there is.
+        this.events = Some(Events::register(targets::on_device, || ())?);
+        this.configfs = Some(attributes::register(module)?);
+        targets::register_consoles();
+        pr_info!("network logging started\n");
+        Ok(this)
+    }
+}
+
+impl Drop for Netconsole {
+    fn drop(&mut self) {
+        for console in outlet::CONSOLES {
+            console.unregister();
+        }
+        self.configfs = None;
+        self.events = None;
+        targets::stop();
+        targets::remove_all();
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The only home of `unsafe`, as netconsole.ko needs it (see `mod.rs`): what it shares with netdump.ko is used in part.
+
+/// Kernel types and functions, made by bindgen. Used inside `sys` only.
+#[allow(
+    clippy::all,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::missing_safety_doc,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    improper_ctypes,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    unused_imports
+)]
+mod bindings {
+    include!(env!("NETDUMP_BINDINGS"));
+}
+
+#[allow(dead_code)]
+pub mod clock;
+pub mod configfs;
+#[allow(dead_code)]
+pub mod console;
+#[allow(dead_code)]
+pub mod kmsg;
+#[allow(dead_code)]
+pub mod link;
+pub mod listed;
+#[allow(dead_code)]
+pub mod memory;
+#[allow(dead_code)]
+pub mod netdev;
+#[allow(dead_code)]
+pub mod nic;
+#[allow(dead_code)]
+pub mod notifier;
+pub mod page;
+#[path = "params_netconsole.rs"]
+pub mod params;
+#[allow(dead_code)]
+pub mod regs;
+#[allow(dead_code)]
+pub mod route;
+#[allow(dead_code)]
+pub mod rx;
+pub mod snapshot;
+#[allow(dead_code)]
+pub mod stack;
+#[allow(dead_code)]
+pub mod stop_cpus;
+#[allow(dead_code)]
+pub mod system;
+pub mod text;
+#[allow(dead_code)]
+pub mod tx;
+#[allow(dead_code)]
+pub mod volatile;
+#[allow(dead_code)]
+pub mod work;
