@@ -70,8 +70,9 @@ test-full: server ## every guest test (an hour or two; goes on where it stopped)
 	@$(tests)/build-modules --flavour amd64
 	@$(tests)/run-tests.py --tier full
 
-bench: judges modules server ## speed of a dump beside pktgen; results in build/bench/
+bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one; results in build/bench/
 	@$(guest)/bench.py
+	@$(guest)/bench_console.py
 
 fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
 	@userspace/fuzz/run $(or $(FUZZ_SECONDS),600)

@@ -128,12 +128,14 @@ class Verdict:
     name: str
     before: console_text.Comparison
     panic: console_text.Comparison
+    wrong: str = ""  # what is wrong with the form of it
 
     def complete(self) -> bool:
-        return self.before.complete() and self.panic.complete()
+        return self.before.complete() and self.panic.complete() and not self.wrong
 
     def text(self) -> str:
-        return f"{self.name}: before the panic {self.before.text()}; from the panic on {self.panic.text()}"
+        wrong = f"{self.wrong}; " if self.wrong else ""
+        return f"{self.name}: {wrong}before the panic {self.before.text()}; from the panic on {self.panic.text()}"
 
 
 def judge(guest: Guest, receiver: Receiver, formats) -> list[Verdict]:
@@ -147,7 +149,11 @@ def judge(guest: Guest, receiver: Receiver, formats) -> list[Verdict]:
     for name in formats:
         datagrams = receiver.datagrams(PORTS[name])
         (guest.directory / f"{name}.received").write_bytes(b"\0".join(datagrams))
-        out.append(Verdict(name, *console_text.compare(shown, console_text.FORMATS[name](datagrams), at)))
+        try:
+            arrived, wrong = console_text.FORMATS[name](datagrams), ""
+        except console_text.FormatError as error:
+            arrived, wrong = [], str(error)
+        out.append(Verdict(name, *console_text.compare(shown, arrived, at), wrong))
     return out
 
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a printk() costs its caller. Each write of a count to the parameter `run` makes so many calls, one after another,
- * and measures each with the fast clock; the parameter `result` then has the minimum, the quartiles and the sum in ns.
+ * What a printk() costs its caller. Each write of a count to the parameter `run` makes so many calls, and measures each
+ * with the fast clock; the parameter `result` then has the minimum, the quartiles and the sum in ns. They come one after
+ * another, or `gap` microseconds apart: then the thread that writes them out is asleep and has to be woken.
  *
  * In the kernel and not by writes to /dev/kmsg: those would measure the system call and the copy as well.
  */
-#include <linux/cpu.h>
+#include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -17,6 +18,8 @@
 static u32 *times;
 static u64 count, sum;
 static unsigned int burst;
+static unsigned int gap;
+module_param(gap, uint, 0600);
 
 static int compare(const void *a, const void *b)
 {
@@ -43,6 +46,8 @@ static int set_run(const char *text, const struct kernel_param *param)
 		took = ktime_get_mono_fast_ns() - start;
 		sum += took;
 		times[i] = min_t(u64, took, U32_MAX);
+		if (gap)
+			usleep_range(gap, gap + gap / 2 + 1);
 	}
 	count = calls;
 	sort(times, count, sizeof(*times), compare, NULL);
