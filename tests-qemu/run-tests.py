@@ -23,17 +23,20 @@ import cases_dump
 import cases_failure
 import cases_netconsole
 import cases_network
+import cases_replace
 import lab
 from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
-assert cases_cpus and cases_dump and cases_failure and cases_netconsole and cases_network  # they fill cases.CASES
+# They fill cases.CASES.
+assert cases_cpus and cases_dump and cases_failure and cases_netconsole and cases_network and cases_replace
 
 
 def fingerprint() -> str:
     """What a result depends on: modules, programs, tests."""
     digest = hashlib.sha256()
-    for path in sorted([*REPOSITORY.glob("build/*/*.ko"), *REPOSITORY.glob("build/bin/*"), *HERE.glob("*.py"), HERE / "kernel-version"]):
+    tests = [*HERE.glob("*.py"), *HERE.glob("modules/*"), HERE / "kernel-version"]
+    for path in sorted([*REPOSITORY.glob("build/*/*.ko"), *REPOSITORY.glob("build/bin/*"), *tests]):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
