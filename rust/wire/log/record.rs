@@ -135,14 +135,21 @@ fn fixed_fields(head: &[u8]) -> Option<(RecordHeader, &[u8])> {
     Some((RecordHeader::from_fields([priority, sequence, time, flag])?, fields))
 }
 
-/// The fields without `ncfrag`, which a sender puts last, and what it says.
+/// The fields without `ncfrag`, which a sender puts last and once, and what it says.
 fn split_ncfrag(fields: &[u8]) -> Result<(&[u8], Option<Fragment>)> {
     let last = fields.iter().rposition(|byte| *byte == b',').and_then(|comma| fields.split_at_checked(comma));
-    let Some((before, value)) = last else { return Ok((fields, None)) };
-    let Some(value) = value.strip_prefix(b",").and_then(|field| field.strip_prefix(NCFRAG)) else {
-        return Ok((fields, None));
+    let value = last.and_then(|(before, field)| Some((before, field.strip_prefix(b",")?.strip_prefix(NCFRAG)?)));
+    let Some((fields, value)) = value else {
+        return if has_ncfrag(fields) { Err(Error::Invalid("ncfrag")) } else { Ok((fields, None)) };
     };
     let number = |text| decimal(text).and_then(|value| u32::try_from(value).ok()).ok_or(Error::Invalid("ncfrag"));
     let (offset, total) = cut(value, b'/').ok_or(Error::Invalid("ncfrag"))?;
-    Ok((before, Some(Fragment { offset: number(offset)?, total: number(total)? })))
+    if has_ncfrag(fields) {
+        return Err(Error::Invalid("ncfrag"));
+    }
+    Ok((fields, Some(Fragment { offset: number(offset)?, total: number(total)? })))
+}
+
+fn has_ncfrag(fields: &[u8]) -> bool {
+    fields.split(|byte| *byte == b',').any(|field| field.starts_with(NCFRAG))
 }

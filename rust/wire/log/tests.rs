@@ -199,6 +199,9 @@ fn what_is_no_record() {
         let wire = std::format!("6,416,1758426,-,ncfrag{bad};x");
         assert_eq!(Record::parse(wire.as_bytes()), Err(Error::Invalid("ncfrag")), "{wire}");
     }
+    for bad in [",ncfrag=0/5,ncfrag=0/5", ",ncfrag=0/5,caller=T1"] {
+        assert_eq!(Record::parse(std::format!("6,1,2,-{bad};x").as_bytes()), Err(Error::Invalid("ncfrag")), "{bad}");
+    }
     let total = |total: u32| std::format!("6,416,1758426,-,ncfrag=0/{total};x");
     assert!(Record::parse(total(MAX_BODY).as_bytes()).is_ok());
     assert_eq!(Record::parse(total(MAX_BODY + 1).as_bytes()), Err(Error::Invalid("ncfrag")));

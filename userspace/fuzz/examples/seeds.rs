@@ -65,6 +65,24 @@ fn main() -> io::Result<()> {
         "gap",
         b"\x04\x05hello\x03\x05\x00\x04\x05world\x02\x0a\x04\x05other\x00\xff\x00\xff",
     )?;
+    let long = format!("6,416,1758426,-,caller=T1;{}\n SUBSYSTEM=net\n", "x".repeat(1200));
+    for (name, datagram) in [
+        ("whole", &b"6,416,1758426,-;eth0: link up\n SUBSYSTEM=net\n cpu=3\n msgid=9\n"[..]),
+        ("release", b"7.3.4+deb13-amd64,30,0,0,c,caller=C2;a\\x09b\n"),
+        ("fragment", b"6,416,1758426,-,ncfrag=16/31; the 2nd chunk."),
+        ("basic", b"[    0.000000] Linux version 7.3.4\n"),
+    ] {
+        put("console_record_or_text", name, datagram)?;
+    }
+    let pushed = |text: &str| [&b"\x05\0\0\0\x01\0\0\0\x04host\x057.3.4\x04 a=b"[..], text.as_bytes()].concat();
+    put("log_datagrams_are_bounded", "long", &pushed(&long))?;
+    put("log_datagrams_are_bounded", "lines", &pushed("<1>one\ntwo \\x0a three\n\n"))?;
+    put(
+        "records_come_out_once",
+        "gap",
+        b"\x03\x09\x00\x04\x00\x00\x03one\x02\x02\x04\x00\x00\x04zero\x00\xff\x00\xff\x06\x00\x06\x03abc\x02\x01\x06\x03\x06\x03def\
+          \x01\x09\x00\x00\x00\x05\x00\x00\x02xy\x00\xff",
+    )?;
     Ok(())
 }
 

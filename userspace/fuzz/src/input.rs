@@ -27,6 +27,11 @@ impl<'a> Input<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// Everything that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     /// A run of bytes with its length in front; shorter at the end.
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(self.u8()?);

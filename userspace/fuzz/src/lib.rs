@@ -2,18 +2,19 @@
 //! What must hold for any input. Each function is the body of the fuzz target of its name, and panics where its
 //! property fails.
 
+mod console;
 mod engine;
 mod input;
 mod messages;
 mod session;
 mod text;
 
+pub use console::{
+    console_record_or_text, log_datagrams_are_bounded, netlog_keeps_every_byte_once, records_come_out_once,
+};
 pub use engine::engine_sends_only_what_was_asked;
 pub use messages::{
     frame_yields_only_its_own_bytes, notes_stay_in_bounds, wire_reply_comes_back, wire_request_comes_back,
 };
 pub use session::session_ends_and_hands_over_only_what_was_asked;
-pub use text::{
-    conf_renders_back, netlog_keeps_every_byte_once, target_string_or_error, vmcore_is_read_or_refused,
-    vmcoreinfo_is_read_or_refused,
-};
+pub use text::{conf_renders_back, target_string_or_error, vmcore_is_read_or_refused, vmcoreinfo_is_read_or_refused};

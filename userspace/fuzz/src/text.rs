@@ -3,16 +3,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use netdump_core::wire::target::{Device, Target, MAX_DEVICE_NAME};
 use netdump_core::wire::PhysAddr;
 use netdump_server::config::Settings;
-use netdump_server::netlog::{Piece, Stream, MAX_HELD_BYTES};
 use netdump_vmcore::{Reader, Vmcoreinfo};
 use nix::sys::memfd::{memfd_create, MFdFlags};
-
-use crate::input::Input;
 
 /// A target string is refused with a reason, or its parts are in bounds.
 pub fn target_string_or_error(data: &[u8]) {
@@ -71,34 +67,4 @@ pub fn conf_renders_back(data: &[u8]) {
             assert!(problems.windows(2).all(|pair| pair[0].line <= pair[1].line));
         }
     }
-}
-
-/// Text comes out of a log stream once at most, little is held, and all of it is let go in the end.
-pub fn netlog_keeps_every_byte_once(data: &[u8]) {
-    let mut input = Input::new(data);
-    let mut stream = Stream::default();
-    let mut now = Instant::now();
-    let (mut taken, mut out) = (0, Vec::new());
-    let mut offset = 0u32;
-    while let Some(op) = input.u8() {
-        match op % 8 {
-            0 => now += Duration::from_millis(u64::from(input.u8().unwrap_or(1))),
-            1 => offset = input.u32().unwrap_or(0),
-            2 => offset = offset.wrapping_sub(input.u8().unwrap_or(0).into()),
-            3 => offset = offset.wrapping_add(input.u16().unwrap_or(0).into()),
-            _ => {
-                let text = input.bytes().unwrap_or(&[]);
-                taken += text.len();
-                stream.push(now, offset, text, &mut out);
-                offset = offset.wrapping_add(text.len() as u32);
-            }
-        }
-        stream.poll(now, &mut out);
-        assert!(stream.held_bytes() <= MAX_HELD_BYTES);
-        assert!(stream.deadline().is_none_or(|at| at > now));
-    }
-    stream.flush(&mut out);
-    assert_eq!((stream.held_bytes(), stream.deadline()), (0, None));
-    let given: usize = out.iter().map(|piece| if let Piece::Text(text) = piece { text.len() } else { 0 }).sum();
-    assert!(given <= taken, "{given} of {taken}");
 }

@@ -70,6 +70,9 @@ pub struct Settings {
     pub log_rate: u64,
     /// Size at which a `log` is cut off, in bytes.
     pub log_max: u64,
+    /// Size of all logs together at which console text is not taken any more, in bytes. Dumps do not count, and their
+    /// logs are taken all the same.
+    pub log_quota: u64,
     /// Directories created in a minute for logs alone, all addresses together.
     pub new_dirs_per_minute: u32,
     /// A hook that runs longer is killed.
@@ -107,8 +110,9 @@ impl Default for Settings {
             write_buffer: 64 << 20,
             client_timeout: Duration::from_secs(60),
             log_allow: AllowList::default(),
-            log_rate: 1 << 20,
+            log_rate: 64 << 10,
             log_max: 64 << 20,
+            log_quota: 8 << 30,
             new_dirs_per_minute: 60,
             hook_timeout: Duration::from_secs(60),
             max_hooks: 4,
@@ -274,6 +278,9 @@ pub const KEYS: &[Key] = &[
     key!("log_max", Kind::Value("BYTES"), Yes,
         |s, v| put(&mut s.log_max, size(v, 64 << 10, 1 << 40)), |s| s.log_max.to_string(),
         "Size at which a log is cut off"),
+    key!("log_quota", Kind::Value("BYTES"), Yes,
+        |s, v| put(&mut s.log_quota, size(v, 1 << 20, 1 << 50)), |s| s.log_quota.to_string(),
+        "Size of all logs together at which no more console text is taken"),
     key!("new_dirs_per_minute", Kind::Value("N"), Yes,
         |s, v| put(&mut s.new_dirs_per_minute, number(v, 0, 1_000_000)), |s| s.new_dirs_per_minute.to_string(),
         "Directories created in a minute for logs alone"),

@@ -91,6 +91,25 @@ impl CrashDir {
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 
+    /// Bytes in the logs of all clients' directories.
+    pub fn log_bytes(&self) -> io::Result<u64> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut all = nix::dir::Dir::openat(self.fd.as_fd(), ".", flags, Mode::empty())?;
+        let mut bytes = 0u64;
+        for entry in all.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if began(name).is_none() {
+                continue;
+            }
+            // A directory without a log, or one that goes away at this moment, has none.
+            let log =
+                fstatat(self.fd.as_fd(), format!("{name}/log").as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
+            bytes = bytes.saturating_add(log.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0)));
+        }
+        Ok(bytes)
+    }
+
     /// The cookie in `magic/<ip>`; `None` where there is no such file.
     pub fn magic(&self, client: IpAddr) -> Result<Option<Cookie>, MagicError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;

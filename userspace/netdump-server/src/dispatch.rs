@@ -15,7 +15,7 @@ use crate::admission::DumpId;
 use crate::dump::Dump;
 use crate::events::Reason;
 use crate::hooks::Hook;
-use crate::logs::Context;
+use crate::logs::{Context, Text};
 use crate::server::Server;
 use crate::socket::Path;
 
@@ -45,6 +45,8 @@ impl Server {
         match datagram.first() {
             Some(4 | 5) => {}
             Some(6) => return self.refuse(Reason::UnknownVersion, path, "version 6 is not spoken here"),
+            // printk knows no NUL, so what has one is no console text.
+            Some(_) if !datagram.contains(&0) => return self.log_text(path, Text::Netconsole(datagram), datagram),
             _ => return self.events.add(Reason::NotNetdump, 1),
         }
         if datagram.len() < REPLY_HEADER_LEN {
@@ -55,7 +57,10 @@ impl Server {
             Err(error) => return self.refuse(Reason::Malformed, path, error),
         };
         match view.code() {
-            Code::Log => self.log_text(path, &view, datagram),
+            Code::Log => {
+                let text = Text::Netlog { offset: view.info(), text: view.payload() };
+                self.log_text(path, text, datagram);
+            }
             Code::Start => self.start_netdump(path, &view, datagram),
             _ => self.reply(path, datagram),
         }
@@ -78,7 +83,7 @@ impl Server {
         self.refuse(Reason::WrongPort, path, "a reply from another port than the client's");
     }
 
-    fn log_text(&mut self, path: Path, view: &ReplyView<'_>, datagram: &[u8]) {
+    fn log_text(&mut self, path: Path, text: Text<'_>, datagram: &[u8]) {
         let client = path.peer.ip();
         let mut dumping = false;
         let mut registered = false;
@@ -88,7 +93,9 @@ impl Server {
                 dumping = true;
                 registered |= dump.registered;
                 // So that it knows that the task listing goes on, from whatever port that comes.
-                dump.session.handle(self.now, datagram);
+                if matches!(text, Text::Netlog { .. }) {
+                    dump.session.handle(self.now, datagram);
+                }
                 if !self.touched.contains(addr) {
                     self.touched.push(*addr);
                 }
@@ -108,7 +115,7 @@ impl Server {
         }
         let mut cx =
             Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
-        let followup = self.logs.packet(&mut cx, path.peer, registered, view.info(), view.payload());
+        let followup = self.logs.packet(&mut cx, path.peer, registered, text);
         if followup.booted && !dumping {
             self.run_hook(Hook::Start, client, None);
         }

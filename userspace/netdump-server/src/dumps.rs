@@ -278,6 +278,16 @@ impl Server {
                 Ok(free) => server.judge_space(dump, free),
                 Err(error) => server.storage_failed(dump, &format!("free space unknown: {error}")),
             }),
+            StoreEvent::Usage(Ok(bytes)) => self.logs.shares().measured(bytes),
+            StoreEvent::Usage(Err(error)) => {
+                let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+                self.events.note(
+                    self.now,
+                    Reason::StorageFailed,
+                    nobody,
+                    format_args!("the logs cannot be measured: {error}"),
+                );
+            }
             StoreEvent::Synced(dir) => self.with_dir(dir, |server, dump| {
                 dump.log_synced = true;
                 server.let_go(dump);
@@ -400,7 +410,7 @@ impl Server {
         }
         let mut cx =
             Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
-        self.logs.append(&mut cx, dump.path.peer.ip(), dump.registered, text);
+        self.logs.append(&mut cx, dump.path.peer.ip(), dump.registered, &text);
     }
 
     pub(crate) fn take_writer_event(&mut self, id: DumpId, event: WriterEvent) {
@@ -461,7 +471,7 @@ impl Server {
             // Sent a second time where MemoryDone did it: the thread takes the first.
             writer.finish(false);
         }
-        dump.log_lost = if dump.grant.is_some() { self.logs.end_dump(dump.path.peer.ip()) } else { 0 };
+        dump.log_lost = if dump.grant.is_some() { self.logs.end_dump(dump.path.peer.ip(), self.now) } else { 0 };
         let restarted = dump.outcome.as_mut().and_then(|outcome| outcome.restarted_as.take());
         let path = dump.path;
         if dump.is_writing() {

@@ -35,7 +35,7 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than a netdump header.
     TooShort = "too_short",
-    /// First byte is no netdump version: console text, or garbage.
+    /// Neither netdump nor console text: empty, or with NUL bytes in it.
     NotNetdump = "not_netdump",
     /// A netdump version that this server does not speak.
     UnknownVersion = "unknown_version",
@@ -83,6 +83,10 @@ reasons! {
     LogDuplicate = "log_duplicate",
     /// Log text for which no directory may be made now.
     LogDirLimit = "log_dir_limit",
+    /// Log text beyond `log_quota`.
+    LogQuota = "log_quota",
+    /// Fragments of a record that contradict each other.
+    LogConflict = "log_conflict",
     /// Log text that the disk was too slow for.
     LogBacklog = "log_backlog",
     /// A script was not run because too many wait already.

@@ -1,62 +1,63 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Which log text goes into which directory, and how much of it.
+//! Whose console text is taken, in which order, and into which log.
 //!
-//! A directory is one boot of one client. It begins with the client's first log packet or with its dump. It ends when
-//! the offset of a log stream starts again, or with the next dump. Text that a client still sends after its dump, on
-//! its way down, is of the same boot.
+//! A directory is one boot of one client. It begins with the client's first text or with its dump. It ends when a stream
+//! of its text starts again, or with the next dump. Text that a client still sends after its dump, on its way down, is
+//! of the same boot.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use netdump_core::wire::log::record::Record;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::events::{Events, Reason};
-use crate::meta::Meta;
-use crate::netlog::{gap_mark, Piece, Stream, Verdict};
-use crate::store::{DirId, Store};
+use crate::console::{Console, DumpState, Output, Shares};
+use crate::events::Reason;
+use crate::sink::{Sink, Verdict};
+use crate::store::DirId;
+use crate::{netlog, records};
+
+pub use crate::console::Context;
 
 /// Addresses whose logs are followed; beyond it the longest silent one is forgotten.
 pub const MAX_SOURCES: usize = 4096;
-/// Log streams (source ports) of one address.
+/// Streams (source ports, and formats) of one address.
 pub const MAX_STREAMS: usize = 4;
-/// Bytes held for missing packets, all streams together.
+/// Bytes held for what is missing, all streams together.
 pub const MAX_HELD: usize = 32 << 20;
 /// A burst of so many seconds' worth is taken at once: a client that loads its module sends its whole kernel log.
 const BURST_SECONDS: u64 = 8;
-const MINUTE: Duration = Duration::from_secs(60);
-/// What a dump may add to a log that has reached its size: the kernel's log as of the crash and the task listing are
-/// worth more than what filled it.
-const DUMP_ALLOWANCE: u64 = 4 << 20;
-/// The line that our and Red Hat's client send when they load, before anything else.
-const BOOT_LINE: &[u8] = b"[...network console startup...]";
+/// While a client is dumped its text may come so many times as fast.
+const DUMP_FASTER: u64 = 16;
+/// Text in basic format that comes so long after a dump is of the next boot: nothing else in it tells.
+const WAY_DOWN: Duration = Duration::from_secs(30);
+/// The first line of a kernel, as basic format shows it when all of the log is sent.
+const FIRST_LINE: &[u8] = b"[    0.000000] Linux version ";
+
+/// A table by address, keyed at random.
+pub(crate) type ByAddress<K, V> = std::collections::HashMap<K, V, foldhash::quality::RandomState>;
 
 /// Everything about logs.
 #[derive(Default)]
 pub struct Logs {
-    sources: HashMap<IpAddr, Source>,
-    /// Addresses that wait for missing packets.
-    waiting: Vec<IpAddr>,
+    sources: ByAddress<IpAddr, Source>,
+    /// When who has waited long enough for what is missing.
+    waiting: BinaryHeap<Reverse<(Instant, IpAddr)>>,
     held: usize,
-    minute: Option<(Instant, u32)>,
+    shares: Shares,
 }
 
 struct Source {
-    dir: Option<DirId>,
+    console: Console,
     streams: Vec<PortStream>,
     bucket: Bucket,
-    written: u64,
-    lost: u64,
-    /// Lost since the last mark, because the disk was too slow.
-    unmarked: u64,
-    full: bool,
-    /// The log may grow to this size, whatever `log_max` is.
-    floor: u64,
-    dump: DumpState,
     heard: Instant,
-    /// The client was last said to have booted in this directory and then.
-    booted: Option<(DirId, Instant)>,
+    /// It stands in [`Logs::waiting`].
+    waits: bool,
+    dump_over: Option<Instant>,
 }
 
 struct PortStream {
@@ -66,11 +67,44 @@ struct PortStream {
     heard: Instant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DumpState {
-    None,
-    Running,
-    Over,
+enum Stream {
+    Netlog(netlog::Stream),
+    Records(records::Stream),
+    Basic,
+}
+
+/// Console text as it came.
+#[derive(Debug, Clone, Copy)]
+pub enum Text<'a> {
+    /// A packet of netlog.
+    Netlog {
+        /// Place of the text in its stream.
+        offset: u32,
+        /// The text.
+        text: &'a [u8],
+    },
+    /// A datagram of upstream's netconsole, in extended format if it can be read as such, else in basic format.
+    Netconsole(&'a [u8]),
+}
+
+impl Text<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Text::Netlog { text, .. } | Text::Netconsole(text) => text.len() as u64,
+        }
+    }
+}
+
+/// Where a stream stands, to go on after a restart of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// The next offset of a netlog stream.
+    Netlog(u32),
+    /// The last record.
+    Records(records::Place),
+    /// Text without any number.
+    Basic,
 }
 
 /// What the caller has to do after a packet.
@@ -87,12 +121,18 @@ struct Bucket {
 }
 
 impl Bucket {
+    fn new(now: Instant, rate: u64) -> Bucket {
+        Bucket { tokens: rate.saturating_mul(BURST_SECONDS), filled: now }
+    }
+
     fn take(&mut self, now: Instant, rate: u64, bytes: u64) -> bool {
-        let most = rate.saturating_mul(BURST_SECONDS);
-        let gained = now.saturating_duration_since(self.filled).as_millis().saturating_mul(u128::from(rate)) / 1000;
-        if gained > 0 {
+        if self.tokens < bytes {
+            let most = rate.saturating_mul(BURST_SECONDS);
+            let gained = now.saturating_duration_since(self.filled).as_millis().saturating_mul(u128::from(rate)) / 1000;
             self.tokens = self.tokens.saturating_add(u64::try_from(gained).unwrap_or(most)).min(most);
-            self.filled = now;
+            if gained > 0 {
+                self.filled = now;
+            }
         }
         let fits = self.tokens >= bytes;
         if fits {
@@ -102,107 +142,75 @@ impl Bucket {
     }
 }
 
-/// What the functions here need from the server.
-pub struct Context<'a> {
-    /// The time.
-    pub now: Instant,
-    /// Limits.
-    pub settings: &'a Settings,
-    /// Where to write.
-    pub store: &'a mut Store,
-    /// Where to count.
-    pub events: &'a mut Events,
-}
-
 impl Logs {
     /// Whether text of this address has somewhere to go: its source is known, or another directory may be made.
     /// Nothing is kept for those who have nowhere, so that a flood from many addresses costs one look each.
     pub fn would_take(&self, client: IpAddr, now: Instant, settings: &Settings) -> bool {
-        let left = match self.minute {
-            Some((since, made)) if now.saturating_duration_since(since) < MINUTE => made < settings.new_dirs_per_minute,
-            _ => settings.new_dirs_per_minute > 0,
-        };
-        left || self.sources.contains_key(&client)
+        self.shares.has_directory(now, settings) || self.sources.contains_key(&client)
     }
 
-    /// Takes one packet of an address that may log.
-    pub fn packet(
-        &mut self,
-        cx: &mut Context<'_>,
-        peer: SocketAddr,
-        registered: bool,
-        offset: u32,
-        text: &[u8],
-    ) -> Followup {
+    /// Takes console text of an address that may log.
+    pub fn packet(&mut self, cx: &mut Context<'_>, peer: SocketAddr, registered: bool, text: Text<'_>) -> Followup {
         let client = peer.ip();
         let now = cx.now;
         self.make_room(cx, client);
-        let source = self.sources.entry(client).or_insert_with(|| Source::new(cx));
+        let source = self.sources.entry(client).or_insert_with(|| Source::new(client, cx));
         source.heard = now;
-        if !source.bucket.take(now, cx.settings.log_rate, text.len() as u64) {
-            // Not given to the stream, which then finds the hole and marks it.
+        source.console.set_registered(registered);
+        // The task listing comes as fast as the client can send; the size of the log bounds it.
+        let faster = if source.console.dump() == DumpState::Running { DUMP_FASTER } else { 1 };
+        if !source.bucket.take(now, cx.settings.log_rate.saturating_mul(faster), text.len()) {
             cx.events.note(now, Reason::LogRate, peer, "log text beyond log_rate is dropped");
+            // What has a number is not given to its stream, which then finds the hole and marks it.
+            if matches!(text, Text::Netconsole(datagram) if Record::parse(datagram).is_err()) {
+                source.console.drop_text(text.len());
+            }
             return Followup::default();
         }
-        let place = source.stream(peer.port(), now);
-        let mut pieces = Vec::new();
-        if place.1 && source.dump == DumpState::Over {
-            // A stream that was not there before the dump: the next boot.
-            pieces.push(Piece::Restart);
-        }
-        let stream = &mut source.streams[place.0];
-        match stream.stream.push(now, offset, text, &mut pieces) {
-            Verdict::Taken => {}
-            Verdict::Duplicate => cx.events.add(Reason::LogDuplicate, 1),
-            Verdict::Late => cx.events.add(Reason::LogLate, 1),
-        }
-        self.held -= stream.held;
-        if self.held + stream.stream.held_bytes() > MAX_HELD {
-            stream.stream.flush(&mut pieces);
-        }
-        stream.held = stream.stream.held_bytes();
-        self.held += stream.held;
-        if stream.held > 0 && !self.waiting.contains(&client) {
-            self.waiting.push(client);
+        let begins = matches!(text, Text::Netlog { offset: 0, .. });
+        let boot_line = source.take(cx, &mut self.shares, &mut self.held, peer, text);
+        if let (false, Some(at)) = (source.waits, source.deadline()) {
+            source.waits = true;
+            self.waiting.push(Reverse((at, client)));
         }
         // It is the first that a client says; the same bytes later are somebody's text.
-        let begins =
-            offset == 0 && pieces.iter().any(|p| matches!(p, Piece::Text(text) if text.starts_with(BOOT_LINE)));
-        self.write(cx, client, registered, pieces);
-        let source = self.sources.get_mut(&client);
-        Followup { booted: begins && source.is_some_and(|source| source.boots(now)) }
+        let booted = begins && boot_line && source.console.boots(now);
+        if self.shares.gathered() > crate::console::MAX_GATHERED {
+            self.write_due(cx);
+        }
+        Followup { booted }
     }
 
     /// Appends text that did not come through a stream, to the client's present directory.
-    pub fn append(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool, text: Vec<u8>) {
-        self.write(cx, client, registered, vec![Piece::Text(text)]);
+    pub fn append(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool, text: &[u8]) {
+        let Some(source) = self.sources.get_mut(&client) else { return };
+        source.console.set_registered(registered);
+        source.console.append(cx, &mut self.shares, text);
     }
 
     /// The directory for a dump that begins now: the present one if it has none yet.
     pub fn begin_dump(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
         self.make_room(cx, client);
-        let source = self.sources.entry(client).or_insert_with(|| Source::new(cx));
+        let source = self.sources.entry(client).or_insert_with(|| Source::new(client, cx));
         source.heard = cx.now;
-        if source.dump != DumpState::None {
-            source.new_boot(cx);
-        }
-        source.dump = DumpState::Running;
-        source.floor = source.written.saturating_add(DUMP_ALLOWANCE);
-        source.full = false;
-        source.dir(cx, client, registered)
+        source.console.set_registered(registered);
+        source.console.begin_dump(cx, &mut self.shares)
     }
 
     /// The directory of a dump that runs, made anew if the last could not be.
     pub fn dump_dir(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
-        self.sources.entry(client).or_insert_with(|| Source::new(cx)).dir(cx, client, registered)
+        let source = self.sources.entry(client).or_insert_with(|| Source::new(client, cx));
+        source.console.set_registered(registered);
+        source.console.dir_for_dump(cx)
     }
 
     /// The client's dump is over. Returns how much of its log is lost.
-    pub fn end_dump(&mut self, client: IpAddr) -> u64 {
+    pub fn end_dump(&mut self, client: IpAddr, now: Instant) -> u64 {
         match self.sources.get_mut(&client) {
             Some(source) => {
-                source.dump = DumpState::Over;
-                source.lost
+                source.console.end_dump();
+                source.dump_over = Some(now);
+                source.console.lost()
             }
             None => 0,
         }
@@ -210,58 +218,69 @@ impl Logs {
 
     /// Nothing can be written to the directory any more: the next text begins another.
     pub fn dir_failed(&mut self, dir: DirId) {
-        for source in self.sources.values_mut().filter(|source| source.dir == Some(dir)) {
-            source.dir = None;
+        for source in self.sources.values_mut().filter(|source| source.console.dir() == Some(dir)) {
+            source.console.dir_failed();
         }
     }
 
     /// So many bytes of log could not be written to the directory.
     pub fn not_written(&mut self, dir: DirId, bytes: u64) {
-        for source in self.sources.values_mut().filter(|source| source.dir == Some(dir)) {
-            source.lost += bytes;
-            source.unmarked += bytes;
-            source.written = source.written.saturating_sub(bytes);
+        for source in self.sources.values_mut().filter(|source| source.console.dir() == Some(dir)) {
+            source.console.not_written(&mut self.shares, bytes);
         }
     }
 
-    /// Gives up packets that have been waited for long enough.
+    /// What all logs together take.
+    pub fn shares(&mut self) -> &mut Shares {
+        &mut self.shares
+    }
+
+    /// Bytes that all logs take on the disk.
+    pub fn used(&self) -> u64 {
+        self.shares.used()
+    }
+
+    /// Gives up what has been waited for long enough, and writes what was gathered for long enough.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
-        for client in std::mem::take(&mut self.waiting) {
+        while let Some(Reverse((at, client))) = self.waiting.peek().copied() {
+            if at > cx.now {
+                break;
+            }
+            self.waiting.pop();
             let Some(source) = self.sources.get_mut(&client) else { continue };
-            let mut pieces = Vec::new();
-            let mut waits = false;
-            for stream in &mut source.streams {
-                stream.stream.poll(cx.now, &mut pieces);
-                self.held -= stream.held;
-                stream.held = stream.stream.held_bytes();
-                self.held += stream.held;
-                waits |= stream.held > 0;
+            let now = cx.now;
+            source.let_go(cx, &mut self.shares, &mut self.held, Some(now));
+            source.waits = false;
+            if let Some(at) = source.deadline() {
+                source.waits = true;
+                self.waiting.push(Reverse((at, client)));
             }
-            if waits {
-                self.waiting.push(client);
+        }
+        self.write_due(cx);
+    }
+
+    fn write_due(&mut self, cx: &mut Context<'_>) {
+        while let Some(client) = self.shares.take_due(cx.now) {
+            if let Some(source) = self.sources.get_mut(&client) {
+                source.console.flush_due(cx, &mut self.shares);
             }
-            self.write(cx, client, false, pieces);
         }
     }
 
-    /// Gives up everything that is missing, for the end of the server.
+    /// Gives up everything that is missing and writes everything, for the end of the server.
     pub fn flush(&mut self, cx: &mut Context<'_>) {
-        for client in std::mem::take(&mut self.waiting) {
-            let Some(source) = self.sources.get_mut(&client) else { continue };
-            let mut pieces = Vec::new();
-            for stream in &mut source.streams {
-                stream.stream.flush(&mut pieces);
-                self.held -= stream.held;
-                stream.held = 0;
-            }
-            self.write(cx, client, false, pieces);
+        self.waiting.clear();
+        for source in self.sources.values_mut() {
+            source.waits = false;
+            source.let_go(cx, &mut self.shares, &mut self.held, None);
+            source.console.flush(cx, &mut self.shares);
         }
     }
 
     /// When [`poll`](Self::poll) has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let sources = self.waiting.iter().filter_map(|client| self.sources.get(client));
-        sources.flat_map(|source| source.streams.iter().filter_map(|s| s.stream.deadline())).min()
+        let waiting = self.waiting.peek().map(|Reverse((at, _))| *at);
+        [waiting, self.shares.next_due()].into_iter().flatten().min()
     }
 
     /// Addresses whose logs are followed.
@@ -269,60 +288,29 @@ impl Logs {
         self.sources.len()
     }
 
-    /// Every stream with its next offset and its directory, to go on after a restart.
-    pub fn streams(&self) -> impl Iterator<Item = (SocketAddr, u32, DirId)> + '_ {
-        self.sources.iter().filter(|(_, source)| source.dump == DumpState::None).flat_map(|(ip, source)| {
-            let dir = source.dir;
-            source
-                .streams
-                .iter()
-                .filter_map(move |s| Some((SocketAddr::new(*ip, s.port), s.stream.next_offset(), dir?)))
+    /// Every stream with its place and its directory, to go on after a restart.
+    pub fn streams(&self) -> impl Iterator<Item = (SocketAddr, Place, DirId)> + '_ {
+        let quiet = self.sources.iter().filter(|(_, source)| source.console.dump() == DumpState::None);
+        quiet.flat_map(|(ip, source)| {
+            let dir = source.console.dir();
+            source.streams.iter().filter_map(move |s| Some((SocketAddr::new(*ip, s.port), s.stream.place()?, dir?)))
         })
     }
 
     /// Goes on with a stream of an earlier run of the server.
-    pub fn resume(&mut self, cx: &mut Context<'_>, peer: SocketAddr, next: u32, dir: DirId) {
+    pub fn resume(&mut self, cx: &mut Context<'_>, peer: SocketAddr, place: Place, dir: DirId) {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&peer.ip()) {
             return;
         }
-        let source = self.sources.entry(peer.ip()).or_insert_with(|| Source::new(cx));
-        source.dir = Some(dir);
-        let place = source.stream(peer.port(), cx.now).0;
-        source.streams[place].stream = Stream::resume(next);
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool, pieces: Vec<Piece>) {
-        for piece in pieces {
-            let Some(source) = self.sources.get_mut(&client) else { return };
-            let text = match piece {
-                Piece::Text(text) => text,
-                Piece::Lost(bytes) => {
-                    source.lost += u64::from(bytes);
-                    gap_mark(u64::from(bytes)).into_bytes()
-                }
-                Piece::Restart => {
-                    if source.dump != DumpState::Running {
-                        source.new_boot(cx);
-                    }
-                    continue;
-                }
-            };
-            let dir = match source.dir {
-                Some(dir) => dir,
-                None => {
-                    if source.dump == DumpState::None && !allow_dir(&mut self.minute, cx) {
-                        source.lost += text.len() as u64;
-                        source.unmarked += text.len() as u64;
-                        let peer = SocketAddr::new(client, 0);
-                        cx.events.note(cx.now, Reason::LogDirLimit, peer, "no new directory this minute");
-                        continue;
-                    }
-                    let dir = create(cx, client, registered);
-                    source.dir = Some(dir);
-                    dir
-                }
-            };
-            source.append(cx, client, dir, text);
+        let source = self.sources.entry(peer.ip()).or_insert_with(|| Source::new(peer.ip(), cx));
+        source.console.resume(dir);
+        if source.streams.len() < MAX_STREAMS {
+            source.streams.push(PortStream {
+                port: peer.port(),
+                stream: Stream::resume(place),
+                held: 0,
+                heard: cx.now,
+            });
         }
     }
 
@@ -330,41 +318,125 @@ impl Logs {
         if self.sources.len() < MAX_SOURCES || self.sources.contains_key(&client) {
             return;
         }
-        let idle = self.sources.iter().filter(|(_, source)| source.dump != DumpState::Running);
+        let idle = self.sources.iter().filter(|(_, source)| source.console.dump() != DumpState::Running);
         let oldest = idle.min_by_key(|(_, source)| source.heard).map(|(client, _)| *client);
-        if let Some(source) = oldest.and_then(|oldest| self.sources.remove(&oldest)) {
-            self.held -= source.streams.iter().map(|stream| stream.held).sum::<usize>();
-            if let Some(dir) = source.dir {
-                cx.store.forget(dir);
-            }
+        if let Some(mut source) = oldest.and_then(|oldest| self.sources.remove(&oldest)) {
+            source.let_go(cx, &mut self.shares, &mut self.held, None);
+            source.console.new_boot(cx, &mut self.shares);
         }
     }
 }
 
 impl Source {
-    fn new(cx: &Context<'_>) -> Source {
+    fn new(client: IpAddr, cx: &Context<'_>) -> Source {
         Source {
-            dir: None,
+            console: Console::new(client),
             streams: Vec::new(),
-            bucket: Bucket { tokens: cx.settings.log_rate.saturating_mul(BURST_SECONDS), filled: cx.now },
-            written: 0,
-            lost: 0,
-            unmarked: 0,
-            full: false,
-            floor: 0,
-            dump: DumpState::None,
+            bucket: Bucket::new(cx.now, cx.settings.log_rate),
             heard: cx.now,
-            booted: None,
+            waits: false,
+            dump_over: None,
         }
     }
 
-    /// Place of the stream of that port, and whether it is new.
-    fn stream(&mut self, port: u16, now: Instant) -> (usize, bool) {
-        if let Some(place) = self.streams.iter().position(|stream| stream.port == port) {
+    /// Puts the text in order. Whether the client's first words are among what came out.
+    fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        shares: &mut Shares,
+        held: &mut usize,
+        peer: SocketAddr,
+        text: Text<'_>,
+    ) -> bool {
+        let record = match text {
+            Text::Netlog { .. } => None,
+            // A header that says what cannot be is none: the text is taken as it is.
+            Text::Netconsole(datagram) => Record::parse(datagram).ok(),
+        };
+        let now = cx.now;
+        let (place, is_new) = self.stream(peer.port(), now, &text, record.is_some());
+        let next_boot = match self.streams[place].stream {
+            // A stream that was not there before the dump: the next boot.
+            Stream::Netlog(_) | Stream::Records(_) => is_new,
+            Stream::Basic => {
+                is_new || self.dump_over.is_some_and(|over| now.saturating_duration_since(over) > WAY_DOWN)
+            }
+        };
+        let next_boot = next_boot && self.console.dump() == DumpState::Over;
+        let port = &mut self.streams[place];
+        let mut out = Output { console: &mut self.console, shares, cx, boot_line: false };
+        if next_boot {
+            out.restart();
+        }
+        let verdict = match (&mut port.stream, text, record) {
+            (Stream::Netlog(stream), Text::Netlog { offset, text }, _) => stream.push(now, offset, text, &mut out),
+            (Stream::Records(stream), Text::Netconsole(datagram), Some(record)) => {
+                stream.push(now, datagram, &record, &mut out)
+            }
+            (_, Text::Netlog { text, .. } | Text::Netconsole(text), _) => {
+                if text.starts_with(FIRST_LINE) && !is_new {
+                    out.restart();
+                }
+                out.text(text);
+                Verdict::Taken
+            }
+        };
+        let boot_line = out.boot_line;
+        match verdict {
+            Verdict::Taken => {}
+            Verdict::Duplicate => out.cx.events.add(Reason::LogDuplicate, 1),
+            Verdict::Late => out.cx.events.add(Reason::LogLate, 1),
+            Verdict::Conflict => {
+                out.cx.events.note(now, Reason::LogConflict, peer, "fragments that contradict each other");
+            }
+        }
+        let holds = port.stream.held_bytes();
+        if holds != port.held {
+            *held -= port.held;
+            if *held + holds > MAX_HELD {
+                port.stream.flush(&mut out);
+            }
+            port.held = port.stream.held_bytes();
+            *held += port.held;
+        }
+        boot_line
+    }
+
+    /// Gives up what is missing: since so long that it is time, or all of it.
+    fn let_go(&mut self, cx: &mut Context<'_>, shares: &mut Shares, held: &mut usize, now: Option<Instant>) {
+        let mut out = Output { console: &mut self.console, shares, cx, boot_line: false };
+        for port in &mut self.streams {
+            match now {
+                Some(now) => port.stream.poll(now, &mut out),
+                None => port.stream.flush(&mut out),
+            }
+            *held -= port.held;
+            port.held = port.stream.held_bytes();
+            *held += port.held;
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.streams.iter().filter(|port| port.held > 0).filter_map(|port| port.stream.deadline()).min()
+    }
+
+    /// Place of the stream of that port and format, and whether it is new.
+    fn stream(&mut self, port: u16, now: Instant, text: &Text<'_>, is_record: bool) -> (usize, bool) {
+        let is_it = |stream: &Stream| match stream {
+            Stream::Netlog(_) => matches!(text, Text::Netlog { .. }),
+            Stream::Records(_) => is_record,
+            Stream::Basic => !is_record && matches!(text, Text::Netconsole(_)),
+        };
+        if let Some(place) = self.streams.iter().position(|stream| stream.port == port && is_it(&stream.stream)) {
             self.streams[place].heard = now;
             return (place, false);
         }
-        let new = PortStream { port, stream: Stream::default(), held: 0, heard: now };
+        let stream = match text {
+            Text::Netlog { .. } => Stream::Netlog(netlog::Stream::default()),
+            Text::Netconsole(_) if is_record => Stream::Records(records::Stream::default()),
+            Text::Netconsole(_) => Stream::Basic,
+        };
+        let new = PortStream { port, stream, held: 0, heard: now };
         if self.streams.len() < MAX_STREAMS {
             self.streams.push(new);
             return (self.streams.len() - 1, true);
@@ -377,85 +449,64 @@ impl Source {
         }
         (place, true)
     }
-
-    fn new_boot(&mut self, cx: &mut Context<'_>) {
-        if let Some(dir) = self.dir.take() {
-            cx.store.forget(dir);
-        }
-        self.written = 0;
-        self.lost = 0;
-        self.unmarked = 0;
-        self.full = false;
-        self.floor = 0;
-        self.dump = DumpState::None;
-    }
-
-    fn dir(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
-        *self.dir.get_or_insert_with(|| create(cx, client, registered))
-    }
-
-    /// Whether its boot is news.
-    fn boots(&mut self, now: Instant) -> bool {
-        let Some(dir) = self.dir else { return false };
-        let told = |(last, at): (DirId, Instant)| last == dir || now.saturating_duration_since(at) < MINUTE;
-        let news = !self.booted.is_some_and(told);
-        if news {
-            self.booted = Some((dir, now));
-        }
-        news
-    }
-
-    fn append(&mut self, cx: &mut Context<'_>, client: IpAddr, dir: DirId, mut text: Vec<u8>) {
-        let peer = SocketAddr::new(client, 0);
-        let most = cx.settings.log_max.max(self.floor);
-        if self.full || self.written + text.len() as u64 > most {
-            cx.events.note(cx.now, Reason::LogSize, peer, "log_max reached, the rest of this log is dropped");
-            self.lost += text.len() as u64;
-            if self.full {
-                return;
-            }
-            self.full = true;
-            text = format!("\n[netdump: log_max of {most} bytes reached]\n").into_bytes();
-        }
-        let len = text.len() as u64;
-        if self.unmarked > 0 {
-            let mark = gap_mark(self.unmarked).into_bytes();
-            text.splice(0..0, mark);
-        }
-        if cx.store.log(dir, text) {
-            self.unmarked = 0;
-            self.written += len;
-            cx.events.log_bytes += len;
-        } else {
-            cx.events.note(cx.now, Reason::LogBacklog, peer, "the disk is too slow for the logs");
-            self.lost += len;
-            self.unmarked += len;
-        }
-    }
 }
 
-fn allow_dir(minute: &mut Option<(Instant, u32)>, cx: &Context<'_>) -> bool {
-    let (since, made) = match *minute {
-        Some((since, made)) if cx.now.saturating_duration_since(since) < MINUTE => (since, made),
-        _ => (cx.now, 0),
-    };
-    let allowed = made < cx.settings.new_dirs_per_minute;
-    *minute = Some((since, made.saturating_add(u32::from(allowed))));
-    allowed
-}
+impl Stream {
+    fn resume(place: Place) -> Stream {
+        match place {
+            Place::Netlog(next) => Stream::Netlog(netlog::Stream::resume(next)),
+            Place::Records(place) => Stream::Records(records::Stream::resume(place)),
+            Place::Basic => Stream::Basic,
+        }
+    }
 
-fn create(cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
-    let at = Timestamp::now();
-    let dir = cx.store.create(client, at);
-    cx.store.meta(dir, Meta::new(client, at, registered));
-    dir
+    fn place(&self) -> Option<Place> {
+        match self {
+            Stream::Netlog(stream) => Some(Place::Netlog(stream.next_offset())),
+            Stream::Records(stream) => stream.place().map(Place::Records),
+            Stream::Basic => Some(Place::Basic),
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Stream::Netlog(stream) => stream.held_bytes(),
+            Stream::Records(stream) => stream.held_bytes(),
+            Stream::Basic => 0,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Stream::Netlog(stream) => stream.deadline(),
+            Stream::Records(stream) => stream.deadline(),
+            Stream::Basic => None,
+        }
+    }
+
+    fn poll(&mut self, now: Instant, out: &mut impl Sink) {
+        match self {
+            Stream::Netlog(stream) => stream.poll(now, out),
+            Stream::Records(stream) => stream.poll(now, out),
+            Stream::Basic => {}
+        }
+    }
+
+    fn flush(&mut self, out: &mut impl Sink) {
+        match self {
+            Stream::Netlog(stream) => stream.flush(out),
+            Stream::Records(stream) => stream.flush(out),
+            Stream::Basic => {}
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::crashdir::CrashDir;
-    use crate::store::StoreEvent;
+    use crate::events::Events;
+    use crate::store::{Store, StoreEvent};
     use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
 
     struct Rig {
@@ -492,7 +543,7 @@ mod tests {
 
         fn packet(&mut self, host: u8, port: u16, offset: u32, text: &str) -> Followup {
             let peer = SocketAddr::from(([10, 0, 0, host], port));
-            self.with(|logs, cx| logs.packet(cx, peer, true, offset, text.as_bytes()))
+            self.with(|logs, cx| logs.packet(cx, peer, true, Text::Netlog { offset, text: text.as_bytes() }))
         }
 
         /// Every log, sorted by the name of its directory.
@@ -544,10 +595,10 @@ mod tests {
         assert!(rig.events.count(Reason::LogSize) > 0);
         rig.with(|logs, cx| logs.begin_dump(cx, client, true));
         let crash = "the kernel's last words\n".repeat(40_000);
-        rig.with(|logs, cx| logs.append(cx, client, true, crash.clone().into_bytes()));
+        rig.with(|logs, cx| logs.append(cx, client, true, crash.as_bytes()));
         let before = rig.events.count(Reason::LogSize);
         for _ in 0..4 {
-            rig.with(|logs, cx| logs.append(cx, client, true, crash.clone().into_bytes()));
+            rig.with(|logs, cx| logs.append(cx, client, true, crash.as_bytes()));
         }
         assert!(rig.events.count(Reason::LogSize) > before, "that is bounded too");
         assert!(rig.finish()[0].contains(&crash));
@@ -562,11 +613,11 @@ mod tests {
         // The listing of netdump.ko has its own port and its own offsets.
         rig.packet(1, 6666, 0, "tasks\n");
         rig.packet(1, 6666, 0, "tasks again\n");
-        rig.logs.end_dump(client);
+        rig.logs.end_dump(client, rig.now);
         rig.packet(1, 6664, 5, "Rebooting\n");
         rig.packet(1, 6664, 0, "next boot\n");
         let second = rig.with(|logs, cx| logs.begin_dump(cx, client, true));
-        rig.logs.end_dump(client);
+        rig.logs.end_dump(client, rig.now);
         let third = rig.with(|logs, cx| logs.begin_dump(cx, client, true));
         assert!(first != second && second != third);
         let mut logs = rig.finish();
@@ -627,7 +678,8 @@ mod tests {
             let ip = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
             for i in 0..10u32 {
                 let text = vec![b'x'; 1400];
-                rig.with(|logs, cx| logs.packet(cx, SocketAddr::new(ip, 1), true, 10 + i * 2000, &text));
+                let text = Text::Netlog { offset: 10 + i * 2000, text: &text };
+                rig.with(|logs, cx| logs.packet(cx, SocketAddr::new(ip, 1), true, text));
             }
             assert!(rig.logs.sources.len() <= MAX_SOURCES && rig.logs.held <= MAX_HELD);
         }

@@ -5,10 +5,13 @@
 //! is ever sent twice, so a hole that stays is a loss, and it is marked in the text. An offset that goes back is a
 //! client that started again, unless the packet is known: a duplicate, or one that came too late.
 
-use std::collections::hash_map::RandomState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
+
+use crate::sink::{Lost, Sink, Verdict};
 
 /// Packets held while an earlier one is missing.
 pub const MAX_HELD_PACKETS: usize = 64;
@@ -23,30 +26,8 @@ const REMEMBERED: usize = 64;
 /// Losses remembered, to tell a late packet from a new start.
 const REMEMBERED_GAPS: usize = 16;
 
-/// What to do to the log, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// Append these bytes.
-    Text(Vec<u8>),
-    /// So many bytes never came.
-    Lost(u32),
-    /// What follows is from another boot (or another load of the client's module).
-    Restart,
-}
-
-/// What became of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Taken, at once or after what it waits for.
-    Taken,
-    /// Seen before.
-    Duplicate,
-    /// Came after its place had been given up.
-    Late,
-}
-
 /// One log stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stream {
     next: u32,
     /// Ahead of `next`, ascending, without overlap of starts.
@@ -62,19 +43,6 @@ struct Held {
     offset: u32,
     since: Instant,
     text: Vec<u8>,
-}
-
-impl Default for Stream {
-    fn default() -> Self {
-        Stream {
-            next: 0,
-            held: Vec::new(),
-            held_bytes: 0,
-            recent: VecDeque::new(),
-            gaps: VecDeque::new(),
-            hasher: RandomState::new(),
-        }
-    }
 }
 
 impl Stream {
@@ -93,15 +61,15 @@ impl Stream {
         self.held_bytes
     }
 
-    /// Takes a packet; what is in order now is appended to `out`.
-    pub fn push(&mut self, now: Instant, offset: u32, text: &[u8], out: &mut Vec<Piece>) -> Verdict {
+    /// Takes a packet; what is in order now goes to `out`.
+    pub fn push(&mut self, now: Instant, offset: u32, text: &[u8], out: &mut impl Sink) -> Verdict {
         if text.is_empty() {
             return Verdict::Taken;
         }
         let hash = self.hasher.hash_one(text);
         let ahead = offset.wrapping_sub(self.next);
         if ahead == 0 {
-            self.accept(offset, hash, text.to_vec(), out);
+            self.accept(offset, hash, text, out);
             self.release(out);
             return Verdict::Taken;
         }
@@ -115,18 +83,18 @@ impl Stream {
             return Verdict::Late;
         }
         self.flush(out);
-        out.push(Piece::Restart);
+        out.restart();
         *self = Stream { hasher: std::mem::take(&mut self.hasher), ..Stream::default() };
         if offset > 0 {
-            out.push(Piece::Lost(offset));
+            out.lost(Lost::Bytes(offset.into()));
             self.lose(offset);
         }
-        self.accept(offset, hash, text.to_vec(), out);
+        self.accept(offset, hash, text, out);
         Verdict::Taken
     }
 
     /// Gives up what has been waited for long enough.
-    pub fn poll(&mut self, now: Instant, out: &mut Vec<Piece>) {
+    pub fn poll(&mut self, now: Instant, out: &mut impl Sink) {
         while self.deadline().is_some_and(|at| at <= now) {
             self.skip_gap(out);
         }
@@ -138,13 +106,13 @@ impl Stream {
     }
 
     /// Gives up everything that is missing.
-    pub fn flush(&mut self, out: &mut Vec<Piece>) {
+    pub fn flush(&mut self, out: &mut impl Sink) {
         while !self.held.is_empty() {
             self.skip_gap(out);
         }
     }
 
-    fn hold(&mut self, now: Instant, offset: u32, text: &[u8], out: &mut Vec<Piece>) -> Verdict {
+    fn hold(&mut self, now: Instant, offset: u32, text: &[u8], out: &mut impl Sink) -> Verdict {
         let next = self.next;
         let place = self.held.binary_search_by_key(&offset.wrapping_sub(next), |held| held.offset.wrapping_sub(next));
         let Err(place) = place else { return Verdict::Duplicate };
@@ -156,20 +124,17 @@ impl Stream {
         Verdict::Taken
     }
 
-    fn accept(&mut self, offset: u32, hash: u64, text: Vec<u8>, out: &mut Vec<Piece>) {
+    fn accept(&mut self, offset: u32, hash: u64, text: &[u8], out: &mut impl Sink) {
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
         self.recent.push_back((offset, hash));
         self.next = offset.wrapping_add(text.len() as u32);
-        match out.last_mut() {
-            Some(Piece::Text(last)) => last.extend_from_slice(&text),
-            _ => out.push(Piece::Text(text)),
-        }
+        out.text(text);
     }
 
     /// Moves what has become next out of the held packets.
-    fn release(&mut self, out: &mut Vec<Piece>) {
+    fn release(&mut self, out: &mut impl Sink) {
         while let Some(first) = self.held.first() {
             // A packet that begins before `next` overlaps what is written: its sender disagrees with itself. The part
             // that is new is kept.
@@ -177,25 +142,22 @@ impl Stream {
             if known != 0 && known > MAX_AHEAD {
                 break;
             }
-            let Held { offset, mut text, .. } = self.held.remove(0);
+            let Held { offset, text, .. } = self.held.remove(0);
             self.held_bytes -= text.len();
             let known = known as usize;
-            if known >= text.len() {
-                continue;
-            }
+            let Some(new @ [_, ..]) = text.get(known..) else { continue };
             let hash = self.hasher.hash_one(&text[..]);
-            text.drain(..known);
-            self.accept(self.next, hash, text, out);
+            self.accept(self.next, hash, new, out);
             if let Some(last) = self.recent.back_mut() {
                 last.0 = offset;
             }
         }
     }
 
-    fn skip_gap(&mut self, out: &mut Vec<Piece>) {
+    fn skip_gap(&mut self, out: &mut impl Sink) {
         let Some(first) = self.held.first() else { return };
         let lost = first.offset.wrapping_sub(self.next);
-        out.push(Piece::Lost(lost));
+        out.lost(Lost::Bytes(lost.into()));
         self.lose(lost);
         self.release(out);
     }
@@ -209,14 +171,10 @@ impl Stream {
     }
 }
 
-/// The line that stands in a log for bytes that never came.
-pub fn gap_mark(bytes: u64) -> String {
-    format!("[netdump: {bytes} bytes lost]\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::Piece;
     use proptest::prelude::*;
 
     fn text(pieces: &[Piece]) -> String {
@@ -224,7 +182,8 @@ mod tests {
         for piece in pieces {
             match piece {
                 Piece::Text(bytes) => all.push_str(std::str::from_utf8(bytes).unwrap()),
-                Piece::Lost(n) => all.push_str(&format!("<{n}>")),
+                Piece::Lost(Lost::Bytes(n)) => all.push_str(&format!("<{n}>")),
+                Piece::Lost(other) => panic!("{other:?}"),
                 Piece::Restart => all.push('|'),
             }
         }
@@ -312,7 +271,8 @@ mod tests {
             for piece in &out {
                 match piece {
                     Piece::Text(t) => at = at.wrapping_add(t.len() as u32),
-                    Piece::Lost(n) => at = at.wrapping_add(*n),
+                    Piece::Lost(Lost::Bytes(n)) => at = at.wrapping_add(*n as u32),
+                    Piece::Lost(other) => panic!("{other:?}"),
                     Piece::Restart => at = 0,
                 }
             }

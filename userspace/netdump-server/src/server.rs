@@ -23,7 +23,7 @@ use crate::crashdir::CrashDir;
 use crate::dump::Dump;
 use crate::events::{Events, Reason};
 use crate::hooks::Hooks;
-use crate::logs::{Context, Logs};
+use crate::logs::{ByAddress, Context, Logs, Place};
 use crate::socket::{Receiver, Sender, Socket};
 use crate::status;
 use crate::store::{Store, StoreEvent};
@@ -37,6 +37,8 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 const SHUTDOWN_WHOLE: Duration = Duration::from_secs(60);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
+/// All logs are measured once in so many summaries.
+const MEASURE_EVERY: u32 = 10;
 /// Where the places of log streams are kept while the server is down.
 const STREAMS_FILE: &str = ".netlog-streams.json";
 /// No such file is larger: 4096 sources with 4 streams of 200 bytes.
@@ -83,11 +85,11 @@ pub struct Server {
     /// Dumps whose session is over and whose file is not yet closed.
     pub(crate) closing: HashMap<DumpId, Box<Dump>>,
     /// Sessions per address, so that a stranger's packet costs one look.
-    pub(crate) by_ip: HashMap<IpAddr, Vec<SocketAddr>>,
+    pub(crate) by_ip: ByAddress<IpAddr, Vec<SocketAddr>>,
     /// Clients with datagrams whose consequences are not yet worked out.
     pub(crate) touched: Vec<SocketAddr>,
     /// Whether an address may log, remembered for a while.
-    pub(crate) may_log: HashMap<IpAddr, (bool, Instant)>,
+    pub(crate) may_log: ByAddress<IpAddr, (bool, Instant)>,
     pub(crate) starts: Budget,
     /// Addresses that were looked up because of their log text.
     pub(crate) lookups: Budget,
@@ -101,6 +103,7 @@ pub struct Server {
     /// The server ends: nothing new is begun.
     pub(crate) stopping: bool,
     summed: u64,
+    minutes: u32,
 }
 
 /// What strangers may make us do in a second.
@@ -150,9 +153,9 @@ impl Server {
             admission: Admission::new(limits(&settings)),
             dumps: HashMap::new(),
             closing: HashMap::new(),
-            by_ip: HashMap::new(),
+            by_ip: ByAddress::default(),
             touched: Vec::new(),
-            may_log: HashMap::new(),
+            may_log: ByAddress::default(),
             starts: Budget::new(now),
             lookups: Budget::new(now),
             next_id: 0,
@@ -163,12 +166,14 @@ impl Server {
             drops: 0,
             stopping: false,
             summed: 0,
+            minutes: 0,
             invocation,
             settings,
             sender: socket.sender,
             root,
         };
         server.load_streams();
+        server.measure_logs();
         let result = server.serve(socket.receiver, &mut inbox).await;
         server.shut_down(&mut inbox).await;
         result
@@ -213,7 +218,10 @@ impl Server {
                     }
                 }
                 () = tokio::time::sleep(sleep) => {}
-                _ = summary.tick() => self.summarize(),
+                _ = summary.tick() => {
+                    self.summarize();
+                    self.measure_logs();
+                }
                 _ = status_tick.tick() => self.write_status(),
                 _ = hangup.recv() => {
                     self.reload();
@@ -366,9 +374,20 @@ impl Server {
             dumps = self.dumps.len(),
             waiting = self.admission.waiting(),
             log_sources = self.logs.sources(),
+            log_used = self.logs.used(),
             counts = ?self.events.by_name(),
             "summary"
         );
+    }
+
+    /// Measures what the logs take, so that what was removed makes room: often where there is none.
+    fn measure_logs(&mut self) {
+        let minute = self.minutes % MEASURE_EVERY;
+        self.minutes = self.minutes.wrapping_add(1);
+        if minute == 0 || self.logs.used() >= self.settings.log_quota {
+            self.logs.shares().measuring();
+            self.store.usage();
+        }
     }
 
     fn write_status(&mut self) {
@@ -416,14 +435,13 @@ impl Server {
     }
 
     fn save_streams(&self) {
-        let streams = self.logs.streams().map(|(peer, next, dir)| (peer.to_string(), next, dir)).collect();
-        self.store.streams(STREAMS_FILE, streams);
+        self.store.streams(STREAMS_FILE, self.logs.streams().collect());
     }
 
     fn load_streams(&mut self) {
         let loaded = self.root.take_state(STREAMS_FILE, STREAMS_FILE_MAX).and_then(|bytes| {
             let Some(bytes) = bytes else { return Ok(Vec::new()) };
-            serde_json::from_slice::<Vec<(SocketAddr, u32, String)>>(&bytes).map_err(io::Error::from)
+            serde_json::from_slice::<Vec<(SocketAddr, Place, String)>>(&bytes).map_err(io::Error::from)
         });
         let streams = match loaded {
             Ok(streams) => streams,
@@ -433,11 +451,11 @@ impl Server {
             }
         };
         let mut dirs = HashMap::new();
-        for (peer, next, name) in streams {
+        for (peer, place, name) in streams {
             let dir = *dirs.entry(name.clone()).or_insert_with(|| self.store.resume(name));
             let mut cx =
                 Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
-            self.logs.resume(&mut cx, peer, next, dir);
+            self.logs.resume(&mut cx, peer, place, dir);
         }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) fn render(server: &Server) -> Vec<u8> {
         "datagrams_sent": events.sent,
         "log_bytes": events.log_bytes,
         "log_sources": server.logs.sources(),
+        "log_used": server.logs.used(),
+        "log_quota": server.settings.log_quota,
         "pages_received": events.pages,
         "dumps_started": events.dumps_started,
         "dumps_complete": events.dumps_complete,

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
@@ -16,15 +16,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::crashdir::{began, ClientDir, CrashDir};
+use crate::logs::Place;
 use crate::meta::Meta;
 
 /// Log text that may wait for the disk, in bytes, all clients together.
-pub const MAX_QUEUED_LOG: usize = 16 << 20;
-/// Logs that are kept open.
-const MAX_OPEN: usize = 128;
+pub const MAX_QUEUED_LOG: usize = 32 << 20;
+/// Logs that are kept open, if the process may have so many files: one for each source that is followed.
+const MAX_OPEN: u64 = 4096;
+/// Files that everything else may have open.
+const OTHER_FILES: u64 = 512;
 /// A `meta.json` that could not be written is tried again after this time, because a full disk may have room later.
 const RETRY: Duration = Duration::from_secs(10);
 /// So many are kept for that.
@@ -47,6 +51,8 @@ pub enum StoreEvent {
     Opened(DirId, io::Result<ClientDir>),
     /// The answer to [`Store::measure`]: bytes free.
     Free(DirId, io::Result<u64>),
+    /// The answer to [`Store::usage`]: bytes in all logs.
+    Usage(io::Result<u64>),
     /// The answer to [`Store::sync`]: the log is as safe as it will get; what went wrong was reported before.
     Synced(DirId),
 }
@@ -62,7 +68,8 @@ enum Job {
     Measure(DirId),
     Hold(DirId),
     Forget(DirId),
-    Streams(&'static str, Vec<(String, u32, DirId)>),
+    Streams(&'static str, Vec<(SocketAddr, Place, DirId)>),
+    Usage,
 }
 
 /// What is to be written to each directory's `meta.json`, and how many jobs were submitted for it.
@@ -83,6 +90,14 @@ impl Store {
         root: CrashDir,
         events: UnboundedSender<E>,
     ) -> io::Result<Store> {
+        Store::start_with(root, events, max_open())
+    }
+
+    fn start_with<E: From<StoreEvent> + Send + 'static>(
+        root: CrashDir,
+        events: UnboundedSender<E>,
+        max_open: usize,
+    ) -> io::Result<Store> {
         let (jobs, queue) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let metas = Arc::new(Metas::default());
@@ -93,6 +108,8 @@ impl Store {
             dirs: HashMap::new(),
             unwritten: HashMap::new(),
             clock: 0,
+            open: 0,
+            max_open,
             // The receiver goes away only when the server ends.
             report: Box::new(move |event| drop(events.send(event.into()))),
         };
@@ -162,8 +179,13 @@ impl Store {
 
     /// Writes where log streams stand (address and port, next offset, directory) to a file beside the directories,
     /// as JSON with the directories' names.
-    pub fn streams(&self, file: &'static str, streams: Vec<(String, u32, DirId)>) {
+    pub fn streams(&self, file: &'static str, streams: Vec<(SocketAddr, Place, DirId)>) {
         self.submit(Job::Streams(file, streams));
+    }
+
+    /// Asks for the size of all logs.
+    pub fn usage(&self) {
+        self.submit(Job::Usage);
     }
 
     /// Does all that was asked for and ends the thread.
@@ -200,6 +222,9 @@ struct Worker {
     /// `meta.json` that could not be written, by directory.
     unwritten: HashMap<String, Box<Meta>>,
     clock: u64,
+    /// Logs that are open.
+    open: usize,
+    max_open: usize,
     report: Box<dyn Fn(StoreEvent) + Send>,
 }
 
@@ -212,7 +237,7 @@ struct Entry {
     name: String,
     /// When the directory began, if its name says it.
     started: Option<Timestamp>,
-    open: Option<(ClientDir, File)>,
+    open: Option<File>,
     used: u64,
     users: u32,
     log_bytes: u64,
@@ -255,7 +280,7 @@ impl Worker {
             Job::Log(id, text) => {
                 self.queued.fetch_sub(text.len(), Ordering::Relaxed);
                 let bytes = text.len() as u64;
-                self.attempt(id, bytes, |entry, log, _| {
+                self.attempt(id, bytes, |entry, log| {
                     log.write_all(&text)?;
                     entry.log_bytes += bytes;
                     Ok(())
@@ -267,7 +292,7 @@ impl Worker {
                 }
             }
             Job::Sync(id) => {
-                self.attempt(id, 0, |_, log, _| log.sync_data());
+                self.attempt(id, 0, |_, log| log.sync_data());
                 (self.report)(StoreEvent::Synced(id));
             }
             Job::Open(id) => {
@@ -277,6 +302,7 @@ impl Worker {
                 };
                 (self.report)(StoreEvent::Opened(id, dir));
             }
+            Job::Usage => (self.report)(StoreEvent::Usage(self.root.log_bytes())),
             Job::Measure(id) => (self.report)(StoreEvent::Free(id, self.root.free_bytes())),
             Job::Hold(id) => {
                 if let Some(entry) = self.dirs.get_mut(&id) {
@@ -287,7 +313,7 @@ impl Worker {
                 if let Some(entry) = self.dirs.get_mut(&id) {
                     entry.users -= 1;
                     if entry.users == 0 {
-                        self.dirs.remove(&id);
+                        self.remove(id);
                     }
                 }
             }
@@ -295,9 +321,9 @@ impl Worker {
                 if streams.is_empty() {
                     return;
                 }
-                let named: Vec<(&str, u32, &str)> = streams
+                let named: Vec<(SocketAddr, Place, &str)> = streams
                     .iter()
-                    .filter_map(|(peer, next, dir)| Some((&peer[..], *next, &self.dirs.get(dir)?.name[..])))
+                    .filter_map(|(peer, next, dir)| Some((*peer, *next, &self.dirs.get(dir)?.name[..])))
                     .collect();
                 let written = serde_json::to_vec(&named)
                     .map_err(io::Error::from)
@@ -321,21 +347,23 @@ impl Worker {
     }
 
     fn write_meta(&mut self, id: DirId, mut meta: Box<Meta>) {
-        let mut failed = None;
-        self.attempt(id, 0, |entry, _, dir| {
-            meta.directory = entry.name.clone();
-            meta.log_bytes = entry.log_bytes;
-            meta.started = entry.started.unwrap_or(meta.started);
-            let result = dir.write_meta(&meta.to_json());
-            failed = Some((entry.name.clone(), result.is_err()));
-            result
-        });
-        match failed {
-            Some((name, false)) => drop(self.unwritten.remove(&name)),
-            Some((name, true)) if self.unwritten.len() < MAX_UNWRITTEN || self.unwritten.contains_key(&name) => {
-                self.unwritten.insert(name, meta);
+        let Some(entry) = self.dirs.get(&id) else { return };
+        let name = entry.name.clone();
+        meta.directory = name.clone();
+        meta.log_bytes = entry.log_bytes;
+        meta.started = entry.started.unwrap_or(meta.started);
+        match self.root.reopen(&name).map(|dir| dir.write_meta(&meta.to_json())) {
+            Ok(Ok(())) => drop(self.unwritten.remove(&name)),
+            Ok(Err(error)) => {
+                if self.unwritten.len() < MAX_UNWRITTEN || self.unwritten.contains_key(&name) {
+                    self.unwritten.insert(name, meta);
+                }
+                (self.report)(StoreEvent::NotWritten(id, error, 0));
             }
-            _ => {}
+            Err(error) => {
+                self.remove(id);
+                (self.report)(StoreEvent::Failed(id, error));
+            }
         }
     }
 
@@ -348,37 +376,55 @@ impl Worker {
         });
     }
 
-    /// Does something in a directory. One that is gone is reported and forgotten; a full disk may have room later.
-    fn attempt(
-        &mut self,
-        id: DirId,
-        bytes: u64,
-        act: impl FnOnce(&mut Entry, &mut File, &ClientDir) -> io::Result<()>,
-    ) {
+    fn remove(&mut self, id: DirId) {
+        if self.dirs.remove(&id).is_some_and(|entry| entry.open.is_some()) {
+            self.open -= 1;
+        }
+    }
+
+    /// Does something with a log. A directory that is gone is reported and forgotten; a full disk may have room later.
+    fn attempt(&mut self, id: DirId, bytes: u64, act: impl FnOnce(&mut Entry, &mut File) -> io::Result<()>) {
         self.clock += 1;
         let Some(entry) = self.dirs.get_mut(&id) else { return };
         entry.used = self.clock;
-        let opened = entry.open.is_none();
+        let before = usize::from(entry.open.is_some());
         match entry.take_open(&self.root) {
             Err(error) => {
+                self.open -= before;
                 self.dirs.remove(&id);
                 return (self.report)(StoreEvent::Failed(id, error));
             }
-            Ok((dir, mut log)) => {
-                let result = act(entry, &mut log, &dir);
-                entry.open = Some((dir, log));
+            Ok(mut log) => {
+                let result = act(entry, &mut log);
+                entry.open = Some(log);
+                self.open += 1 - before;
                 if let Err(error) = result {
                     (self.report)(StoreEvent::NotWritten(id, error, bytes));
                 }
             }
         }
-        if opened && self.dirs.values().filter(|entry| entry.open.is_some()).count() > MAX_OPEN {
+        if self.open > self.max_open {
             let oldest = self.dirs.values_mut().filter(|entry| entry.open.is_some()).min_by_key(|entry| entry.used);
             if let Some(entry) = oldest {
                 entry.open = None;
+                self.open -= 1;
             }
         }
     }
+}
+
+/// How many logs can be kept open: as many as there can be, after asking for as many files as that takes.
+fn max_open() -> usize {
+    let wanted = MAX_OPEN + OTHER_FILES;
+    let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let raised = wanted.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map(|()| raised)
+    });
+    let files = files.unwrap_or_else(|error| {
+        tracing::debug!("the limit of open files is not known: {error}");
+        1024
+    });
+    usize::try_from(files.saturating_sub(OTHER_FILES).clamp(64, MAX_OPEN)).unwrap_or(64)
 }
 
 impl Entry {
@@ -386,16 +432,14 @@ impl Entry {
         Entry { name, started, open: None, used: 0, users: 1, log_bytes }
     }
 
-    /// The directory and its log, opened again if its turn had come to be closed or somebody has removed them.
-    fn take_open(&mut self, root: &CrashDir) -> io::Result<(ClientDir, File)> {
-        if let Some((dir, log)) = self.open.take() {
+    /// The log, opened again if its turn had come to be closed or somebody has removed it.
+    fn take_open(&mut self, root: &CrashDir) -> io::Result<File> {
+        if let Some(log) = self.open.take() {
             if log.metadata().is_ok_and(|meta| meta.nlink() > 0) {
-                return Ok((dir, log));
+                return Ok(log);
             }
         }
-        let dir = root.reopen(&self.name)?;
-        let log = dir.open_log()?;
-        Ok((dir, log))
+        root.reopen(&self.name)?.open_log()
     }
 }
 
@@ -409,7 +453,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = CrashDir::open(root.path()).unwrap();
         let (tx, mut rx) = unbounded_channel::<StoreEvent>();
-        let mut store = Store::start(dir, tx).unwrap();
+        let mut store = Store::start_with(dir, tx, 128).unwrap();
         let ids: Vec<DirId> = (0..300u32)
             .map(|n| store.create(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), Timestamp::UNIX_EPOCH))
             .collect();

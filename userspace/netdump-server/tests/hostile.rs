@@ -176,10 +176,11 @@ fn an_address_has_few_places_among_those_that_answer_nothing() {
 fn what_is_no_netdump_is_counted() {
     let server = Server::with(&["--secure", "0"]);
     let socket = UdpSocket::bind((host(server.block, 3), 6666)).unwrap();
-    for datagram in [&b"plain console text\n"[..], &[4, 0], &[6; 100], &[5; 13], &[4; 1480], &[]] {
+    for datagram in [&b"text with a NUL\0\n"[..], &[4, 0], &[6; 100], &[5; 13], &[4; 1480], &[]] {
         socket.send_to(datagram, server.addr()).unwrap();
     }
     for reason in ["too_short", "unknown_version", "stranger", "malformed"] {
         server.wait_for(reason);
     }
+    assert!(server.dirs(host(server.block, 3)).is_empty());
 }

@@ -7,6 +7,12 @@ use netdump_core::wire::classic::{Body, Command, ItemId, Machine, Reply, Request
 use netdump_core::wire::ext::{
     ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, Note, NotesWriter, PhysRange, Tlvs, VolatileRange,
 };
+use netdump_core::wire::log::basic::Basic;
+use netdump_core::wire::log::extended::Extended;
+use netdump_core::wire::log::printk::{Flag, RecordHeader};
+use netdump_core::wire::log::record::{Fragment, Record};
+use netdump_core::wire::log::syslog::{Escapes, Header, Original, Rfc5424, SequenceId};
+use netdump_core::wire::log::{Datagrams, Priority, UnixTime};
 use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId, Result};
 
 const PAGE: &str = include_str!("../../../docs/protocol.md");
@@ -56,12 +62,49 @@ fn bytes(lines: &[&str]) -> Vec<u8> {
     out
 }
 
-#[derive(Debug)]
 enum Message<'a> {
     Request(u32, Command),
     Reply(Version, u32, Body<'a>),
     Note(Note<'a>),
     Volatile(VolatileRange),
+    /// The first, or the second, datagram of a cursor, and what a receiver reads there.
+    Text(Box<dyn Datagrams + 'a>, usize, Option<Record<'a>>),
+}
+
+/// Text of the formats of netconsole.
+fn console_text<'a>(long: &'a [u8], sequence: &'a mut SequenceId) -> Vec<(&'static str, Message<'a>)> {
+    let link_up = b"[  12.345678] eth0: link up\n";
+    while sequence.number() < 7 {
+        *sequence = sequence.next();
+    }
+    let header =
+        Header { priority: Priority::from_record(6), time: Some(UnixTime(1_795_515_320_123_456)), hostname: b"box" };
+    let syslog = Rfc5424::new(header, sequence, b"eth0: link up", Escapes::None);
+    let message = Extended {
+        release: b"7.3.4",
+        record: b"6,416,1758426,-,caller=T1;eth0: link up\n SUBSYSTEM=net\n",
+        userdata: b" rack=b7\n",
+        sysdata: b" cpu=3\n msgid=9\n",
+    };
+    let record = Record {
+        release: Some(b"7.3.4"),
+        header: RecordHeader { priority: 6, sequence: 416, time_us: 1_758_426, flag: Flag::Whole },
+        fields: b",caller=T1",
+        fragment: None,
+        body: b"eth0: link up\n SUBSYSTEM=net\n rack=b7\n cpu=3\n msgid=9\n",
+    };
+    let fragments = Extended { record: long, userdata: b" a=b\n", ..Extended::default() };
+    let text = &long[b"6,416,1758426,-;".len()..];
+    let first = Record { release: None, fields: b"", body: &text[..970], ..record };
+    let first = Record { fragment: Some(Fragment { offset: 0, total: 1500 }), ..first };
+    vec![
+        ("syslog-original", Message::Text(Box::new(Original::new(link_up)), 0, None)),
+        ("syslog-5424", Message::Text(Box::new(syslog), 0, None)),
+        ("basic", Message::Text(Box::new(Basic::new(link_up)), 0, None)),
+        ("extended", Message::Text(Box::new(message.datagrams()), 0, Some(record))),
+        ("extended-first-fragment", Message::Text(Box::new(fragments.datagrams()), 0, Some(first))),
+        ("extended-last-fragment", Message::Text(Box::new(fragments.datagrams()), 1, None)),
+    ]
 }
 
 use Message::Volatile;
@@ -183,12 +226,15 @@ fn every_vector_of_the_specification_decodes_and_encodes() {
     let mut regs = [0; 216];
     regs[..8].fill(0x11);
     regs[8..16].fill(0x22);
-    let expected = expected(&chunk, &regs, &vectors["note-ranges"]);
+    let long = [b"6,416,1758426,-;", &[b'x'; 1495][..]].concat();
+    let mut sequence = SequenceId::FIRST;
+    let mut expected = expected(&chunk, &regs, &vectors["note-ranges"]);
+    expected.extend(console_text(&long, &mut sequence));
     assert_eq!(vectors.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
 
     for (name, wire) in &vectors {
         let mut buf = [0; 2048];
-        let len = match &expected[name] {
+        let len = match expected.get_mut(name).expect("compared above") {
             Message::Request(nr, command) => {
                 let request =
                     Request { cookie: Cookie::new(0x0102_0304_0506_0708), nr: RequestId(*nr), command: *command };
@@ -210,6 +256,19 @@ fn every_vector_of_the_specification_decodes_and_encodes() {
             Volatile(entry) => {
                 assert_eq!(VolatileRange::parse(wire), Ok(*entry), "{name}");
                 entry.emit(&mut buf)
+            }
+            Message::Text(cursor, skip, record) => {
+                match record {
+                    Some(record) => assert_eq!(Record::parse(wire), Ok(*record), "{name}"),
+                    None => {
+                        let fragment = Record::parse(wire).ok().and_then(|record| record.fragment);
+                        assert_eq!(fragment.is_some(), name.ends_with("fragment"), "{name}");
+                    }
+                }
+                for _ in 0..*skip {
+                    assert!(cursor.emit_next(&mut buf).unwrap().is_some());
+                }
+                cursor.emit_next(&mut buf).map(|len| len.expect("a datagram"))
             }
         };
         assert_eq!(&buf[..len.unwrap()], wire.as_slice(), "{name}");
