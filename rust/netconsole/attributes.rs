@@ -152,7 +152,12 @@ attribute!(
     DevName,
     c"dev_name",
     READ_WRITE,
-    |target, page| line(page, format_args!("{}", text::Lossy(target.settings.device().bytes()))),
+    |target, page| {
+        // A name need not be text.
+        let _ = page.write_bytes(target.settings.device().bytes());
+        let _ = page.write_str("\n");
+        Ok(())
+    },
     |of, input| {
         let written = input.bytes.strip_suffix(b"\n").unwrap_or(input.bytes);
         if written.len() >= NAME_LEN {
