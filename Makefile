@@ -14,13 +14,13 @@ as_root := $(if $(filter 0,$(shell id -u)),,../$(tests)/isolated)
 scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) $(wildcard init.d/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server demo test host-test guest-test test-full fuzz bench lint lint-modules clean
+.PHONY: help lab modules server demo test host-test guest-test test-full test-selftests test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  make %-12s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'FLAVOUR=amd64 takes the stock kernel with all drivers instead of the cloud one.'
 	@echo 'KVER=<release> (or KBUILD=<build tree>) builds the modules for a kernel of your own, with the compilers on PATH.'
@@ -69,6 +69,15 @@ test-full: server ## every guest test (an hour or two; goes on where it stopped)
 	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/build-modules --flavour amd64
 	@$(tests)/run-tests.py --tier full
+
+test-selftests: ## the kernel's selftests of netconsole, on the stock module and on ours
+	@$(tests)/lab.py --flavour cloud-amd64 --no-vmlinux --no-judges --selftests >/dev/null
+	@$(tests)/build-modules --flavour cloud-amd64
+	@$(tests)/isolated $(tests)/selftests.py --flavour cloud-amd64
+
+test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
+	@$(tests)/build-modules --flavour debug
+	@$(tests)/run-tests.py --tier debug
 
 bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one; results in build/bench/
 	@$(guest)/bench.py

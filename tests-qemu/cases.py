@@ -15,9 +15,9 @@ class Context:
     directory: Path
     flavour: str
 
-    def lab(self) -> dict[str, str]:
-        """KEY -> path of the lab (made by `make lab` beforehand, or now)."""
-        return lab_module.prepare(self.flavour)
+    def lab(self, selftests: bool = False) -> dict[str, str]:
+        """KEY -> path of the lab (made by `make lab` beforehand, or now), with what the kernel's selftests need if asked."""
+        return lab_module.prepare(self.flavour, selftests=selftests)
 
 
 @dataclass
@@ -30,13 +30,14 @@ class Case:
     flavour: str
     function: Callable
     arguments: dict
+    selftests: bool  # it runs some of the kernel's own
 
 
 CASES: dict[str, Case] = {}
 
 
-def add(name: str, function: Callable, tiers=("full",), seconds=300, flavour="cloud-amd64", **arguments) -> None:
+def add(name: str, function: Callable, tiers=("full",), seconds=300, flavour="cloud-amd64", selftests=False, **arguments) -> None:
     """Adds a test; the function returns lines for the report and raises when it fails."""
     if name in CASES:
         raise ValueError(f"two tests are called {name}")
-    CASES[name] = Case(name, tuple(tiers), seconds, flavour, function, arguments)
+    CASES[name] = Case(name, tuple(tiers), seconds, flavour, function, arguments, selftests)

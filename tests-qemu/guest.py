@@ -59,6 +59,10 @@ class Machine:
     append: str = ""  # more words on the kernel's command line
     modules: tuple = ()  # more stock modules
     disk_mib: int = 0  # size of a virtio disk
+    image: Path | None = None  # a virtio disk with this on it; what is written to it is forgotten
+    devices: tuple = ()  # more options for QEMU
+    boot_seconds: int = BOOT_SECONDS
+    hotplug: bool = False  # the NIC can be taken out and put back: Guest.unplug, Guest.plug
     netdev: str = ""  # QEMU's -netdev instead of a tap of our own (must have id=n0)
     hold: bool = True  # held, memory intact, where it would restart; otherwise it restarts
     typing: bool = False  # the console has a keyboard: Guest.type_for_ever
@@ -124,9 +128,9 @@ class Guest:
         m, self.number, self.buffer = self.machine, 0, b""
         image = self.directory / "initramfs"
         drivers = [NICS[m.nic], *m.modules]
-        if m.nic == "virtio-net-pci" or m.disk_mib:
+        if m.nic == "virtio-net-pci" or m.disk_mib or m.image:
             drivers.insert(0, "virtio_pci")
-        if m.disk_mib:
+        if m.disk_mib or m.image:
             drivers.append("virtio_blk")
         initramfs.build(image, Path(self.lab["MODULES"]), drivers, m.extra)
         netdev = m.netdev
@@ -147,7 +151,7 @@ class Guest:
             "-chardev", self.console_device(), "-serial", "chardev:console",
             "-chardev", f"socket,id=control,path={self.directory}/control,server=on,wait=off", "-serial", "chardev:control",
             "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",
-            "-netdev", netdev, "-device", f"{m.nic},netdev=n0,mac={m.mac},romfile=",
+            "-netdev", netdev, *self.nic_device(), *m.devices,
             "-action", "shutdown=pause,panic=none" + (",reboot=shutdown" if m.hold else ",reboot=reset"),
         ]  # fmt: skip
         if m.debugger:
@@ -157,6 +161,8 @@ class Guest:
             with open(disk, "wb") as file:
                 file.truncate(m.disk_mib << 20)
             command += ["-drive", f"file={disk},if=none,id=d0,format=raw,cache=unsafe", "-device", "virtio-blk-pci,drive=d0"]
+        if m.image:
+            command += ["-drive", f"file={m.image},if=none,id=i0,format=raw,snapshot=on", "-device", "virtio-blk-pci,drive=i0"]
         (self.directory / "command").write_text(" ".join(command) + "\n")
         self.log = open(self.directory / "qemu.log", "wb")
         self.process = subprocess.Popen(
@@ -171,6 +177,29 @@ class Guest:
         self.control = socket.socket(socket.AF_UNIX)
         self.control.connect(str(self.directory / "control"))
         self.boots += 1
+
+    def nic_device(self) -> list[str]:
+        """QEMU's options for the NIC."""
+        m = self.machine
+        if m.hotplug:
+            return ["-device", "pcie-root-port,id=port0,chassis=1", "-device", f"{m.nic},netdev=n0,mac={m.mac},romfile=,bus=port0,id=nic0"]
+        return ["-device", f"{m.nic},netdev=n0,mac={m.mac},romfile="]
+
+    def unplug(self, seconds: float = 60) -> None:
+        """Takes the NIC out (a machine with hotplug=True); returns when the guest has let go of it."""
+        self.qmp.command("device_del", id="nic0")
+        try:
+            # The event of the device itself comes with its name; that of its back end without.
+            deadline = time.monotonic() + seconds
+            while self.qmp.wait_event(("DEVICE_DELETED",), deadline)["data"].get("device") != "nic0":
+                pass
+        except QmpError as error:
+            raise self.fail(f"the guest did not let go of its NIC within {seconds:.0f} s") from error
+
+    def plug(self) -> None:
+        """Puts the NIC back; the guest takes a moment to find it."""
+        m = self.machine
+        self.qmp.command("device_add", driver=m.nic, netdev="n0", mac=m.mac, romfile="", bus="port0", id="nic0")
 
     def console_device(self) -> str:
         """QEMU's option for the first serial port."""
@@ -280,7 +309,7 @@ class Guest:
                     raise self.fail("QEMU closed the guest's shell")
                 self.buffer += data
 
-    def wait_ready(self, seconds: float = 120, again: bool = True) -> None:
+    def wait_ready(self, seconds: float = 0, again: bool = True) -> None:
         """Waits for the shell. A machine that does not get there is booted again (unless told not to), and says so.
 
         With several CPUs QEMU's emulation now and then loses a race with the kernel's self-modifying code: an int3 oops
@@ -288,7 +317,8 @@ class Guest:
         """
         while True:
             try:
-                self._read_until(rb"@@ ready\r?\n", BOOT_SECONDS if again and self.boots < BOOTS else seconds)
+                patience = self.machine.boot_seconds if again and self.boots < BOOTS else seconds or 2 * self.machine.boot_seconds
+                self._read_until(rb"@@ ready\r?\n", patience)
                 return
             except GuestError:
                 if not again or self.boots == BOOTS:

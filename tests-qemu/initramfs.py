@@ -134,4 +134,4 @@ def build(out: Path, modules: Path, wanted, extra: dict[str, Path] | None = None
 APPLETS = """sh mount mkdir insmod rmmod lsmod cat echo ip ls sleep usleep dd sync stty setsid grep sed awk cut head tail wc ps kill
 killall nc ping ifconfig route arp sysctl dmesg free uname seq tr true false test printf date cp mv rm ln chmod mknod find xargs
 md5sum sha256sum reboot poweroff hostname env expr sort uniq od hexdump top taskset nohup timeout touch df basename dirname yes
-udhcpc traceroute ether-wake nice renice pidof uptime vi tee stat readlink mkfifo time""".split()
+udhcpc chroot unshare nsenter brctl traceroute ether-wake nice renice pidof uptime vi tee stat readlink mkfifo time""".split()

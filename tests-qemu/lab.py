@@ -185,9 +185,11 @@ def check_compilers(config: str, prefix: list[str]) -> None:
 class Kernel:
     """One stock kernel: where its parts are, and how they get there."""
 
+    make_words: tuple[str, ...] = ()  # what its build system is to be told
+
     def __init__(self, mirror: Mirror, flavour: str):
         self.mirror, self.flavour = mirror, flavour
-        self.version, self.release = choose_kernel(mirror, flavour)
+        self.version, self.release = self.choose()
         self.home = cache.directory() / "kernels" / safe(self.version) / flavour
         self.source = cache.directory() / "kernels" / safe(self.version) / "source"
         self.modules = self.home / "usr/lib/modules" / self.release
@@ -195,6 +197,10 @@ class Kernel:
         self.vmlinux = self.home / f"usr/lib/debug/lib/modules/{self.release}/vmlinux"
         self.build = self.home / "build"
         self.headers = self.home / "usr/src" / f"linux-headers-{self.release}"
+
+    def choose(self) -> tuple[str, str]:
+        """(Debian version, kernel release)."""
+        return choose_kernel(self.mirror, self.flavour)
 
     def fetch(self, packages: list[str]) -> dict[str, Path]:
         self.mirror.update()
@@ -262,16 +268,18 @@ class Kernel:
     def log(self, name: str) -> Path:
         return cache.directory() / "logs" / f"{self.flavour}-{name}.log"
 
+    def source_step(self) -> Step:
+        """Debian's source of this version, for all flavours."""
+        return Step(f"source-{safe(self.version)}", ["source", 2, self.version], [self.source / "Makefile"], self.install_source)
+
     def steps(self, build_root: Step, vmlinux: bool) -> list[Step]:
-        """What is to be made for this kernel."""
+        """What is to be made for this kernel: the last but the symbols is its build tree."""
         name = f"{self.flavour}-{safe(self.version)}"
         image = Step(
             f"{name}-image", ["image", 1, self.version], [self.vmlinuz, self.modules / "modules.dep", self.headers / ".config"],
             self.install_image, [build_root],
         )
-        source = Step(
-            f"source-{safe(self.version)}", ["source", 2, self.version], [self.source / "Makefile"], self.install_source
-        )
+        source = self.source_step()
         build = Step(
             f"{name}-build", ["build", 1, self.version, BUILD_PACKAGES],
             [self.build / "rust/libmacros.so", self.build / "rust/libkernel.rmeta", self.build / "Module.symvers"],
@@ -325,10 +333,17 @@ def write_wrappers() -> None:
         cache.run([path, show], cache.directory() / "logs" / f"{tool}-version.log", "remove the root and " + AGAIN)
 
 
-def plan(flavour: str, vmlinux: bool, judges: bool):
+def kernel_of(flavour: str) -> Kernel:
+    """The kernel of a flavour: Debian's, or the one that we build to be watched."""
+    # Both are made of what is here.
+    from debug_kernel import FLAVOUR as DEBUG, DebugKernel
+
+    return DebugKernel(Mirror(), flavour) if flavour == DEBUG else Kernel(Mirror(), flavour)
+
+
+def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool):
     """The kernel and every step for it."""
-    mirror = Mirror()
-    kernel = Kernel(mirror, flavour)
+    kernel = kernel_of(flavour)
     roots = cache.directory() / "roots"
     build_root = Step(
         "root-build", ["root", 1, "trixie", BUILD_PACKAGES], [roots / "build/usr/bin/rustc", roots / "build/usr/bin/bindgen"],
@@ -351,11 +366,16 @@ def plan(flavour: str, vmlinux: bool, judges: bool):
             write_wrappers, [judge_root, drgn],
         )
         steps += [judge_root, drgn, wrappers]
+    if selftests:
+        from selftest_root import SelftestRoot
+
+        build = next(step for step in steps if step.name.endswith("-build") and step is not build_root)
+        steps += SelftestRoot(kernel).steps(build, build_root)
     # Needs come before what needs them, and the long ones first.
     return kernel, steps
 
 
-def keys(kernel: Kernel, vmlinux: bool, judges: bool) -> dict[str, str]:
+def keys(kernel: Kernel, vmlinux: bool, judges: bool, selftests: bool) -> dict[str, str]:
     """What is printed."""
     home = cache.directory()
     found = {
@@ -367,20 +387,25 @@ def keys(kernel: Kernel, vmlinux: bool, judges: bool) -> dict[str, str]:
         "CACHE": home,
         "BUILD_ROOT": home / "roots/build",
     }
+    found.update(word.split("=", 1) for word in kernel.make_words)
     if vmlinux:
         found["VMLINUX"] = kernel.vmlinux
+    if selftests:
+        from selftest_root import SelftestRoot
+
+        found["NETDEVSIM"], found["SELFTESTS"] = SelftestRoot(kernel).netdevsim, SelftestRoot(kernel).image
     if judges:
         for key in ("CRASH", "DRGN", "GDB", "MAKEDUMPFILE", "TSHARK"):
             found[key] = home / "bin" / key.lower()
     return {key: str(value) for key, value in found.items()}
 
 
-def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, verify=False) -> dict[str, str]:
+def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, verify=False) -> dict[str, str]:
     """Makes what is missing; the KEY=path pairs."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise Failure("the lab runs on x86_64 Linux (Debian 12 or 13)", "use such a machine")
     host_tools()
-    kernel, steps = plan(flavour, vmlinux, judges)
+    kernel, steps = plan(flavour, vmlinux, judges, selftests)
     stale = [step.name for step in steps if not step.fresh(verify)]
     if stale and os.environ.get("NETDUMP_ISOLATED"):
         raise Failure("not there yet: " + ", ".join(stale), f"make lab FLAVOUR={flavour} (there is no network in here)")
@@ -389,18 +414,19 @@ def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, verify=False) -> d
         say("to do: " + ", ".join(stale))
         kernel.mirror.update()
         cache.ensure(steps, verify)
-    return keys(kernel, vmlinux, judges)
+    return keys(kernel, vmlinux, judges, selftests)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flavour", default="cloud-amd64", choices=["cloud-amd64", "amd64"])
+    parser.add_argument("--flavour", default="cloud-amd64", choices=["cloud-amd64", "amd64", "debug"])
     parser.add_argument("--no-vmlinux", action="store_true", help="leave out the kernel's symbols (a large download)")
     parser.add_argument("--no-judges", action="store_true", help="leave out crash, drgn, gdb, makedumpfile, tshark")
+    parser.add_argument("--selftests", action="store_true", help="with what the kernel's own selftests need")
     parser.add_argument("--verify", action="store_true", help="check every file of the cache against its hash")
     arguments = parser.parse_args()
     try:
-        found = prepare(arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.verify)
+        found = prepare(arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.selftests, arguments.verify)
     except Failure as failure:
         say(f"FAILED: {failure}")
         return 1

@@ -19,17 +19,21 @@ import traceback
 
 import cases
 import cases_cpus
+import cases_debug
 import cases_dump
 import cases_failure
 import cases_netconsole
+import cases_netconsole_table
 import cases_network
 import cases_replace
+import cases_selftests
 import lab
 from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
 # They fill cases.CASES.
-assert cases_cpus and cases_dump and cases_failure and cases_netconsole and cases_network and cases_replace
+assert cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole and cases_netconsole_table
+assert cases_network and cases_replace and cases_selftests
 
 
 def fingerprint() -> str:
@@ -95,7 +99,7 @@ def passed_before(case: cases.Case, mark: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", default="test", choices=["test", "full"])
+    parser.add_argument("--tier", default="test", choices=["test", "full", "debug"])
     parser.add_argument("--only", default="*", help="names, with * and ?")
     parser.add_argument("--again", action="store_true", help="also what has passed already")
     parser.add_argument("--list", action="store_true", help="print the names")
@@ -113,8 +117,8 @@ def main() -> int:
         print(f"no test of tier {arguments.tier} is called {arguments.only}", file=sys.stderr)
         return 1
     # Inside the namespaces there is no network to fetch anything from.
-    for flavour in sorted({case.flavour for case in chosen}):
-        lab.prepare(flavour)
+    for flavour, selftests in sorted({(case.flavour, case.selftests) for case in chosen}):
+        lab.prepare(flavour, selftests=selftests)
     mark, failed = fingerprint(), []
     for number, case in enumerate(chosen, 1):
         head = f"[{number}/{len(chosen)}] {case.name}"
