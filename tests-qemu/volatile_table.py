@@ -9,6 +9,7 @@ that code writes is named here; everything is found in the vmcore, before anythi
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 
 import driver_rings
@@ -28,6 +29,7 @@ PAGE_POOL_MAGIC = 0xDEAD000000000040  # PP_SIGNATURE
 HEADS, REFILLS = 16, 128
 RECORDS = 2048
 MAX_SHEAF = 256
+MAX_SHEAVES = 16  # in a list of a barn; the kernel keeps ten
 MISSING = (LookupError, FaultError, AttributeError, TypeError, ValueError)
 # Only the panicking CPU still runs when pages are dumped.
 CPUS = [task_cpu(prog.crashed_thread().object)]
@@ -180,7 +182,9 @@ def slab(cache, label, objects=False):
             if pointer:
                 add_object(pointer[0], label)
         for head in ("sheaves_full", "sheaves_empty"):
-            for item in list_for_each_entry("struct slab_sheaf", per_node.barn.member_(head).address_of_(), "barn_list"):
+            # One that changed while it was dumped may never come back to its head.
+            sheaves = list_for_each_entry("struct slab_sheaf", per_node.barn.member_(head).address_of_(), "barn_list")
+            for item in islice(sheaves, MAX_SHEAVES):
                 sheaf(item, label, objects)
     except MISSING:
         pass
