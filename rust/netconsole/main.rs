@@ -24,7 +24,9 @@ use kernel::prelude::*;
 use settings::{Kind, SyslogFormat};
 use sys::configfs::Subsystem;
 use sys::netdev::Events;
+use sys::on_panic::OnPanic;
 use sys::params;
+use sys::peer::Search;
 
 module! {
     type: Netconsole,
@@ -35,7 +37,10 @@ module! {
     imports_ns: ["NETDEV_INTERNAL"],
 }
 
+/// What is undone when the module goes.
 struct Netconsole {
+    _panic: OnPanic,
+    _peer: Search,
     configfs: Option<Subsystem<attributes::Netconsole>>,
     events: Option<Events>,
 }
@@ -48,13 +53,23 @@ impl kernel::Module for Netconsole {
         targets::add_parameter(given.netconsole, Kind::Netconsole, format);
         targets::add_parameter(given.netlog, Kind::Netlog, format);
         targets::add_parameter(given.syslog, Kind::Syslog, format);
-        let mut this = Self { configfs: None, events: None };
+        // If one of these fails, the targets are all there is to take back.
+        let peer = Search::start().inspect_err(|_| targets::remove_all())?;
+        let panic = OnPanic::register(on_panic).inspect_err(|_| targets::remove_all())?;
+        let mut this = Self { _panic: panic, _peer: peer, configfs: None, events: None };
         // From here on, `drop` takes back what there is.
         this.events = Some(Events::register(targets::on_device, || ())?);
         this.configfs = Some(attributes::register(module)?);
         targets::register_consoles();
         pr_info!("network logging started\n");
         Ok(this)
+    }
+}
+
+/// In a panic, once the other CPUs are stopped and before a dump begins: all that has been printed goes out.
+fn on_panic() {
+    for console in outlet::CONSOLES {
+        console.write_out(outlet::Outlet::drain);
     }
 }
 

@@ -5,7 +5,7 @@
 use super::settings::{Kind, Settings, SyslogFormat};
 use super::sys::console::{self, Console, Delivery, Record, Urgency};
 use super::sys::link::{Link, Sent};
-use super::sys::netdev::Device;
+use super::sys::netdev::{Device, Rtnl};
 use super::sys::params;
 use super::sys::snapshot::Snapshot;
 use super::sys::system;
@@ -109,16 +109,21 @@ struct Progress {
 
 impl Outlet {
     /// For a device that is set up.
-    pub fn new(settings: Settings, device: Arc<Device>, shared: Arc<Shared>) -> Self {
-        Self {
+    pub fn new(
+        settings: Settings,
+        device: Arc<Device>,
+        shared: Arc<Shared>,
+        rtnl: &Rtnl,
+    ) -> kernel::error::Result<Self> {
+        Ok(Self {
             settings,
-            link: Link::new(device.clone()),
+            link: Link::new(device.clone(), MAX_DATAGRAM, rtnl)?,
             device,
             shared,
             progress: Progress::default(),
             buffer: [0; MAX_DATAGRAM],
             sysdata: [0; SYSDATA_ROOM],
-        }
+        })
     }
 
     fn path(&self) -> Path {
@@ -146,12 +151,9 @@ impl console::Outlet for Outlet {
                 self.shared.message_id.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if urgency != Urgency::Thread {
-            return Delivery::Later(0);
-        }
         let path = self.path();
         let Self { settings, link, shared, progress, buffer, sysdata, .. } = self;
-        let mut sender = Sending { link, shared, path, progress, buffer };
+        let mut sender = Sending { link, shared, path, urgency, progress, buffer };
         match settings.kind {
             Kind::Netconsole if settings.extended => {
                 let sysdata = sysdata_lines(shared, record, sysdata);
@@ -168,6 +170,11 @@ impl console::Outlet for Outlet {
 }
 
 impl Outlet {
+    /// Waits until the device has sent all. Panic path.
+    pub fn drain(&mut self) {
+        self.link.drain();
+    }
+
     fn has(&self, sysdata: Sysdata) -> bool {
         self.shared.sysdata.load(Ordering::Relaxed) & sysdata as u32 != 0
     }
@@ -207,11 +214,15 @@ fn write_sysdata(shared: &Shared, record: &Record<'_>, w: &mut Writer<'_>) -> Re
     Ok(())
 }
 
+/// When the thread tries again what could not be sent in an emergency, in microseconds.
+const RETRY_US: u32 = 1_000;
+
 /// Sends the datagrams of one record.
 struct Sending<'a> {
     link: &'a mut Link,
     shared: &'a Shared,
     path: Path,
+    urgency: Urgency,
     progress: &'a mut Progress,
     buffer: &'a mut [u8; MAX_DATAGRAM],
 }
@@ -224,9 +235,10 @@ impl Sending<'_> {
         while let Ok(Some(len)) = datagrams.emit_next(self.buffer) {
             if at >= self.progress.sent {
                 let datagram = self.buffer.get(..len).unwrap_or(&[]);
-                match self.link.send(self.path, datagram) {
+                match self.link.send(self.path, datagram, self.urgency) {
                     Sent::Yes => {}
                     Sent::Dropped => _ = self.shared.dropped.fetch_add(1, Ordering::Relaxed),
+                    Sent::NotNow => return Delivery::Later(RETRY_US),
                     Sent::NoMemory => _ = self.shared.no_memory.fetch_add(1, Ordering::Relaxed),
                 }
                 self.progress.sent = self.progress.sent.wrapping_add(1);

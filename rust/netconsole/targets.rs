@@ -291,7 +291,8 @@ fn switch_on(id: Id) -> Result {
         let mut rtnl = Rtnl::lock();
         let device = open(&mut rtnl, &mut settings)?;
         settings.device = Some(DeviceName(device.name(&rtnl)));
-        let outlet = KBox::new(Outlet::new(settings, device.clone(), shared), GFP_KERNEL)
+        let outlet = Outlet::new(settings, device.clone(), shared, &rtnl)
+            .and_then(|outlet| Ok(KBox::new(outlet, GFP_KERNEL)?))
             .inspect_err(|_| device.close(&rtnl))?;
         // Under RTNL, so that what happens to the device from now on finds the target in use.
         with(id, |target| {

@@ -8,6 +8,7 @@ use super::engine::{self, End, Engine, ItemPart, PageClass, Target, Time, Unread
 use super::notes;
 use super::plan::{Plan, Text};
 use super::settings::Reboot;
+use super::sys::claim;
 use super::sys::clock::{self, Clock};
 use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
@@ -48,10 +49,19 @@ pub fn before_stop(attempt: Attempt) -> bool {
     plan.nic.quiesce(attempt)
 }
 
+/// Once the other CPUs are stopped: netconsole.ko may want to send what was printed meanwhile.
+pub fn after_stop() {
+    if let Some(mut plan) = PLAN.enter() {
+        plan.nic.after_stop();
+    }
+}
+
 /// The panic notifier.
 pub fn on_panic(message: &CStr) {
     let Some(mut plan) = PLAN.enter() else {
         if PLAN.is_entered() {
+            // What is still to be said may go out over netconsole.ko.
+            claim::release();
             pr_emerg!("fault while dumping, giving up\n");
         } else {
             pr_emerg!("not armed, no dump\n");

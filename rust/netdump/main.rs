@@ -50,7 +50,7 @@ impl kernel::Module for Netdump {
         }
         arm::start(settings);
         // Building one fails only for lack of memory; what is built already is taken back.
-        let interposed = Interposed::install(fire::before_stop).inspect_err(|_| arm::stop())?;
+        let interposed = Interposed::install(fire::before_stop, fire::after_stop).inspect_err(|_| arm::stop())?;
         let notifiers = Notifiers::register(fire::on_panic, arm::on_change).inspect_err(|_| arm::stop())?;
         Ok(Self { _notifiers: notifiers, _interposed: interposed })
     }

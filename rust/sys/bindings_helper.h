@@ -196,8 +196,23 @@ struct sk_buff *nd_alloc_skb_atomic(unsigned int size);
 void nd_skb_reserve(struct sk_buff *skb, unsigned int len);
 unsigned int nd_headroom(struct net_device *dev);
 unsigned int nd_tailroom(struct net_device *dev);
+void nd_skb_set_queue(struct sk_buff *skb, u16 queue);
+bool nd_in_nmi(void);
+bool nd_in_hardirq(void);
+unsigned long nd_preempt_count_with_softirq(unsigned long count);
+void *nd_find_claim(void);
+void nd_put_claim(void);
+bool nd_within_module(void *address, void *module);
 void nd_list_lock(void);
 void nd_list_unlock(void);
+
+/* What netdump.ko lets netconsole.ko know (claim.rs); exported by params_netdump.c. */
+struct nd_nic_claim {
+	void *dev;
+	unsigned int state;
+	unsigned int users;
+};
+extern struct nd_nic_claim netdump_nic_claim;
 
 /* Parameters of netconsole.ko (params_netconsole.c). */
 #define ND_TARGET_LEN 256

@@ -139,6 +139,7 @@ impl<T: Outlet> Console<T> {
         self.registered.load(Ordering::Acquire)
     }
 
+    #[allow(dead_code)]
     /// Number of the first record that was not there yet when the console was registered. Panic path.
     pub fn backlog(&self) -> u64 {
         self.backlog.load(Ordering::Acquire)
@@ -184,9 +185,9 @@ impl<T: Outlet> Console<T> {
         }
     }
 
-    /// In a panic, once the other CPUs are stopped: whoever owned the console never goes on, so it is free. Then writes
-    /// what is there. Panic path.
-    pub fn write_out(&'static self) {
+    /// In a panic, once the other CPUs are stopped: whoever owned the console never goes on, so it is free. Writes what is
+    /// there, and then has `last` done for each outlet. Panic path.
+    pub fn write_out(&'static self, last: fn(&mut T)) {
         if !self.is_registered() {
             return;
         }
@@ -197,6 +198,14 @@ impl<T: Outlet> Console<T> {
         unsafe {
             if bindings::nbcon_device_try_acquire(self.raw.get()) {
                 bindings::nbcon_device_release(self.raw.get());
+            }
+        }
+        // SAFETY: Interrupts are off: what is found lives on. Nobody is left to use it at the same time.
+        let slots = unsafe { self.slots.load(Ordering::Acquire).as_ref() };
+        for slot in slots.map_or(&[] as &[_], |slots| slots.as_slice()) {
+            // SAFETY: As above.
+            if let Some(outlet) = unsafe { slot.load(Ordering::Acquire).as_mut() } {
+                last(outlet);
             }
         }
     }

@@ -553,3 +553,39 @@ unsigned int nd_tailroom(struct net_device *dev)
 {
 	return dev->needed_tailroom;
 }
+
+void nd_skb_set_queue(struct sk_buff *skb, u16 queue)
+{
+	skb_set_queue_mapping(skb, queue);
+}
+
+bool nd_in_nmi(void)
+{
+	return in_nmi();
+}
+
+bool nd_in_hardirq(void)
+{
+	return in_hardirq();
+}
+
+unsigned long nd_preempt_count_with_softirq(unsigned long count)
+{
+	return count | SOFTIRQ_OFFSET;
+}
+
+/* Holds the other module until nd_put_claim(). */
+void *nd_find_claim(void)
+{
+	return __symbol_get("netdump_nic_claim");
+}
+
+void nd_put_claim(void)
+{
+	__symbol_put("netdump_nic_claim");
+}
+
+bool nd_within_module(void *address, void *module)
+{
+	return within_module((unsigned long)address, module);
+}

@@ -1,45 +1,101 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A device that datagrams are sent through, one after the other: by netpoll while all is well.
+//! A device that datagrams are sent through, one after the other: by netpoll while all is well, and by frames made
+//! beforehand, straight to the driver, when somebody who prints in an emergency or a panic has to send himself.
+//!
+//! | | waits for a transmit lock | when the ring is full |
+//! |--|--|--|
+//! | thread | as netpoll does | as netpoll does |
+//! | emergency | for [`EMERGENCY_TRIES`] | leaves it to the thread |
+//! | panic, other CPUs run | for [`BEFORE_STOP_TRIES`] | polls the driver; what does not go stays in printk's buffer |
+//! | panic, alone | for [`AFTER_STOP_TRIES`] | polls the driver, runs its interrupt handler; what does not go is lost |
 
 use super::bindings;
-use super::netdev::Device;
-use crate::wire::frame::{Fill, Path, UdpHeaders};
+use super::console::Urgency;
+use super::netdev::{Device, Rtnl};
+use super::tx::{Checksum, Sender, Tried};
+use super::{clock, on_panic, peer, reap, system};
+use crate::wire::frame::{Fill, Path, UdpHeaders, MAX_HEADERS_LEN, MIN_FRAME_LEN};
 use core::ffi::c_uint;
+use kernel::prelude::*;
 use kernel::sync::Arc;
 
 const NET_XMIT_DROP: i32 = 1;
+/// Frames made beforehand.
+const POOL: usize = 64;
+/// Between two tries, in microseconds.
+const PAUSE_US: u32 = 10;
+/// An emergency, where another CPU has the lock.
+const EMERGENCY_TRIES: u32 = 50;
+/// A panic while the other CPUs run: they may need a moment to give a lock back.
+const BEFORE_STOP_TRIES: u32 = 1_000;
+/// A panic with nobody else left: until the NIC has sent what is in its ring.
+const AFTER_STOP_TRIES: u32 = 10_000;
+/// Frames that did not go, with nobody else left, after which each has one try only.
+const GIVE_UP: u32 = 3;
+/// How often a frame is looked for in the ring before the driver's interrupt handler is run.
+const PATIENCE: u32 = 8;
+/// Drivers whose poll and transmit functions share a lock that an interrupt on the same CPU must not meet.
+const SHARED_LOCK: [&[u8]; 2] = [b"vmxnet3", b"gve"];
 
 /// What became of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sent {
     /// It is on its way, or will be soon.
     Yes,
-    /// The device does not take frames.
+    /// The device does not take it.
     Dropped,
     /// There was no memory for it.
     NoMemory,
+    /// Not here and now; the thread can.
+    NotNow,
 }
 
 /// The device, and the count of what went through it.
 pub struct Link {
     device: Arc<Device>,
     ident: u16,
+    sender: Sender,
+    /// The driver is one of [`SHARED_LOCK`].
+    shared_lock: bool,
+    /// The device is one that the pool comes back from.
+    physical: bool,
+    /// The driver's transmit function is running; found so by somebody else, it was interrupted for good.
+    entered: bool,
+    /// Times that this has been found.
+    interrupted: u32,
+    /// Frames that did not go although nobody else was left.
+    lost: u32,
+    prepared: bool,
 }
 
 impl Link {
-    /// For a device that is set up.
-    pub fn new(device: Arc<Device>) -> Self {
-        Self { device, ident: 0 }
+    /// For a device that is set up, and datagrams of that length. Process context.
+    pub fn new(device: Arc<Device>, max_len: usize, rtnl: &Rtnl) -> Result<Self> {
+        let driver = device.driver(rtnl);
+        Ok(Self {
+            sender: Sender::new(device.raw(), MAX_HEADERS_LEN + max_len, POOL)?,
+            shared_lock: driver.is_some_and(|driver| SHARED_LOCK.contains(&driver.to_bytes())),
+            physical: device.is_physical(rtnl),
+            device,
+            ident: 0,
+            entered: false,
+            interrupted: 0,
+            lost: 0,
+            prepared: false,
+        })
     }
 
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.device
+    /// Sends a datagram. Panic path; interrupts are off.
+    pub fn send(&mut self, path: Path, payload: &[u8], urgency: Urgency) -> Sent {
+        match urgency {
+            Urgency::Thread => self.send_by_netpoll(path, payload),
+            Urgency::Emergency => self.send_in_emergency(path, payload),
+            Urgency::Panic => self.send_in_panic(path, payload),
+        }
     }
 
-    /// Sends a datagram through netpoll. Interrupts are off; not for panics.
-    pub fn send(&mut self, path: Path, payload: &[u8]) -> Sent {
+    fn send_by_netpoll(&mut self, path: Path, payload: &[u8]) -> Sent {
         let dev = self.device.raw();
         self.ident = self.ident.wrapping_add(1);
         let headers_len = path.headers_len();
@@ -72,7 +128,167 @@ impl Link {
         }
         Sent::Yes
     }
+
+    /// The machine may go on: nothing is risked that the thread would do as well. Panic path.
+    fn send_in_emergency(&mut self, path: Path, payload: &[u8]) -> Sent {
+        let dev = self.device.raw();
+        if !self.device.is_usable() {
+            return Sent::Dropped;
+        }
+        // SAFETY: The device is held.
+        if !self.physical || system::in_nmi() || peer::claims(dev) || unsafe { reap::polls_here(dev) } {
+            return Sent::NotNow;
+        }
+        if !self.write(path, payload) {
+            return Sent::NotNow;
+        }
+        let _context = system::InDriver::enter(false);
+        for _ in 0..EMERGENCY_TRIES {
+            match self.offer() {
+                Tried::Taken => return Sent::Yes,
+                Tried::Never => break,
+                Tried::Busy => clock::spin_us(PAUSE_US),
+            }
+        }
+        self.sender.forget();
+        Sent::NotNow
+    }
+
+    /// Panic path.
+    fn send_in_panic(&mut self, path: Path, payload: &[u8]) -> Sent {
+        let alone = on_panic::others_stopped();
+        let dev = self.device.raw();
+        if !self.device.is_usable() {
+            return Sent::Dropped;
+        }
+        if peer::claims(dev) {
+            return Sent::NotNow;
+        }
+        let inside = system::in_nmi() || system::in_hardirq();
+        // SAFETY: The device is held.
+        let polls_here = inside && unsafe { reap::polls_here(dev) };
+        if polls_here && (self.shared_lock || !alone) {
+            return if alone { Sent::Dropped } else { Sent::NotNow };
+        }
+        // Devices on top of others are asked when nothing else is left.
+        if !self.physical && !alone {
+            return Sent::NotNow;
+        }
+        if self.entered {
+            // Whoever was in there never goes on. Once more it is tried; what fails again and again is left.
+            self.interrupted += 1;
+            self.entered = false;
+        }
+        if self.interrupted > 2 {
+            return Sent::Dropped;
+        }
+        let may_poll = alone || !system::in_nmi();
+        let _context = system::InDriver::enter(true);
+        if alone && !self.prepared {
+            self.prepared = true;
+            // Locks that nobody will ever give back.
+            self.sender.take_over();
+        }
+        let tries = match (alone, self.lost < GIVE_UP) {
+            (true, true) => AFTER_STOP_TRIES,
+            (true, false) => 1,
+            (false, _) => BEFORE_STOP_TRIES,
+        };
+        let mut written = false;
+        for step in 0..tries {
+            written = written || self.write(path, payload);
+            if written {
+                match self.offer() {
+                    Tried::Taken => {
+                        self.lost = 0;
+                        if alone {
+                            self.drain_in_context(DRAIN_TRIES);
+                        }
+                        return Sent::Yes;
+                    }
+                    Tried::Never => break,
+                    Tried::Busy => {}
+                }
+            }
+            if may_poll {
+                self.reap(step % PATIENCE == PATIENCE - 1);
+            }
+            clock::spin_us(PAUSE_US);
+        }
+        self.sender.forget();
+        if alone {
+            self.lost = self.lost.saturating_add(1);
+            return Sent::Dropped;
+        }
+        Sent::NotNow
+    }
+
+    /// Waits until the driver has given back all frames, for 100 ms at most. Panic path, with the other CPUs stopped.
+    pub fn drain(&mut self) {
+        if self.device.is_usable() && !peer::claims(self.device.raw()) {
+            let _context = system::InDriver::enter(true);
+            self.drain_in_context(LAST_DRAIN_TRIES);
+        }
+    }
+
+    fn drain_in_context(&mut self, tries: u32) {
+        if !self.physical {
+            return;
+        }
+        for step in 0..tries {
+            if self.sender.is_drained() {
+                return;
+            }
+            self.reap(step % PATIENCE == PATIENCE - 1);
+            clock::spin_us(PAUSE_US);
+        }
+    }
+
+    fn reap(&mut self, thoroughly: bool) {
+        let dev = self.device.raw();
+        // SAFETY: The device is held and set up; interrupts are off, and the caller has made the context.
+        unsafe {
+            if self.physical {
+                reap::poll(dev, &self.sender);
+            }
+            if thoroughly {
+                reap::run_interrupt_handler(dev);
+            }
+        }
+    }
+
+    fn offer(&mut self) -> Tried {
+        self.entered = true;
+        let tried = self.sender.flush_anywhere();
+        self.entered = false;
+        tried
+    }
+
+    /// Writes the frame into one of the pool. False if there is none at the moment.
+    fn write(&mut self, path: Path, payload: &[u8]) -> bool {
+        let headers_len = path.headers_len();
+        self.ident = self.ident.wrapping_add(1);
+        let Some(mut slot) = self.sender.free() else { return false };
+        let frame = slot.frame();
+        let Some(to) = frame.get_mut(headers_len..headers_len + payload.len()) else { return false };
+        to.copy_from_slice(payload);
+        let Some(emitted) = UdpHeaders::new(path).emit(frame, payload.len(), self.ident, Fill::Full) else {
+            return false;
+        };
+        let mut len = emitted.len;
+        if let Some(pad) = frame.get_mut(len..MIN_FRAME_LEN) {
+            pad.fill(0);
+            len = MIN_FRAME_LEN;
+        }
+        slot.commit(len, emitted.ip, emitted.udp, path.local.is_ipv6(), Checksum::Done);
+        true
+    }
 }
+
+/// After each frame of a panic, with nobody else left: the machine may restart at any moment. 2 ms.
+const DRAIN_TRIES: u32 = 200;
+/// Before a dump takes the device. 100 ms.
+const LAST_DRAIN_TRIES: u32 = 10_000;
 
 /// A buffer; where there is no memory, the driver may have some to give back.
 ///

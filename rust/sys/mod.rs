@@ -29,6 +29,7 @@ mod bindings {
     include!(env!("NETDUMP_BINDINGS"));
 }
 
+pub mod claim;
 pub mod clock;
 pub mod kmsg;
 pub mod memory;
@@ -37,6 +38,7 @@ pub mod notifier;
 pub mod page;
 pub mod panic_cell;
 pub mod params;
+mod reap;
 pub mod regs;
 pub mod route;
 pub mod rx;

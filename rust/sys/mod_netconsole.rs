@@ -26,26 +26,28 @@ mod bindings {
 }
 
 #[allow(dead_code)]
+pub mod claim;
+#[allow(dead_code)]
 pub mod clock;
 pub mod configfs;
-#[allow(dead_code)]
 pub mod console;
 #[allow(dead_code)]
 pub mod kmsg;
-#[allow(dead_code)]
 pub mod link;
 pub mod listed;
 #[allow(dead_code)]
 pub mod memory;
-#[allow(dead_code)]
 pub mod netdev;
 #[allow(dead_code)]
 pub mod nic;
 #[allow(dead_code)]
 pub mod notifier;
+pub mod on_panic;
 pub mod page;
 #[path = "params_netconsole.rs"]
 pub mod params;
+pub mod peer;
+mod reap;
 #[allow(dead_code)]
 pub mod regs;
 #[allow(dead_code)]

@@ -5,7 +5,7 @@
 
 use super::bindings;
 use super::nic::Find;
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_void, CStr};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use kernel::error::to_result;
@@ -14,6 +14,9 @@ use kernel::prelude::*;
 
 /// Longest name of a device, with a NUL behind it.
 pub const NAME_LEN: usize = 16;
+
+/// Drivers that hand frames on to somebody who may keep or change them.
+const NOT_PHYSICAL: [&[u8]; 1] = [b"netdevsim"];
 
 /// The lock over all network configuration, held.
 pub struct Rtnl(bool);
@@ -181,6 +184,20 @@ impl Device {
             }
         }
         mac
+    }
+
+    /// Name of the driver of the device that it stands on.
+    pub fn driver<'a>(&self, _: &'a Rtnl) -> Option<&'a CStr> {
+        // SAFETY: Held, and under RTNL for as long as the name is used.
+        unsafe { super::nic::driver(self.dev) }
+    }
+
+    /// Whether it is a network card, real or virtual, with a driver of the usual kind: frames that are kept may be given
+    /// to it, and it gives them back.
+    pub fn is_physical(&self, rtnl: &Rtnl) -> bool {
+        let driver = self.driver(rtnl).is_some_and(|driver| !NOT_PHYSICAL.contains(&driver.to_bytes()));
+        // SAFETY: Held, and under RTNL.
+        driver && unsafe { bindings::nd_dev_is_ethernet(self.dev) && bindings::nd_dev_shares_tx_skbs(self.dev) }
     }
 
     /// Which one it is.

@@ -3,10 +3,12 @@
 //! A network device that is kept ready for a dump.
 
 use super::bindings;
+use super::claim;
+use super::reap;
 use super::route::{self, NoRoute};
 use super::rx::{Received, Receiver, Taken};
 use super::stop_cpus::Attempt;
-use super::tx::Sender;
+use super::tx::{Sender, POOL};
 use super::volatile::Changed;
 use core::ffi::CStr;
 use core::net::IpAddr;
@@ -164,7 +166,7 @@ impl Nic {
         // SAFETY: Process context.
         unsafe { bindings::synchronize_rcu() };
         let receiver = Receiver::new(dev).map_err(|_| NotUsable::NoMemory)?;
-        let sender = Sender::new(dev, frame_len).map_err(|_| NotUsable::NoMemory)?;
+        let sender = Sender::new(dev, frame_len, POOL).map_err(|_| NotUsable::NoMemory)?;
         Ok(Self { netpoll: hold.release(), receiver, sender })
     }
 
@@ -175,6 +177,7 @@ impl Nic {
     /// Brings the NIC to rest while the other CPUs still run; whether it is. Receiving and sending may each take half of
     /// the attempt's time. Panic path, before the stop.
     pub fn quiesce(&mut self, attempt: Attempt) -> bool {
+        claim::hold(self.dev());
         let half = Attempt { limit_us: attempt.limit_us / 2, ..attempt };
         let receiving = self.receiver.quiesce(half);
         // In this order: a poll function may be waiting for a transmit lock, and must not wait for us.
@@ -185,6 +188,15 @@ impl Nic {
         receiving && sending
     }
 
+    /// Lets somebody else send until the dump begins, if there is somebody. Panic path, after the stop.
+    pub fn after_stop(&mut self) {
+        if claim::has_users() {
+            self.sender.let_go();
+            self.receiver.let_go();
+            claim::release();
+        }
+    }
+
     /// Whether the driver takes and brings frames: nobody tells us of a device that goes down just now. Panic path.
     pub fn is_up(&self) -> bool {
         // SAFETY: The device is held.
@@ -193,6 +205,7 @@ impl Nic {
 
     /// Takes the NIC over. Panic path, after the stop.
     pub fn take_over(&mut self) -> Taken {
+        claim::take(self.dev());
         self.sender.take_over();
         self.receiver.take_over()
     }
@@ -213,21 +226,8 @@ impl Nic {
     pub fn unstall(&mut self) {
         let sender = &self.sender;
         self.receiver.poll_all(|napi| sender.may_poll(napi));
-        self.run_interrupt_handler();
-    }
-
-    /// Some drivers reap transmitted frames in their interrupt handler only (e1000e with MSI-X).
-    /// `ndo_poll_controller` runs it, but waits for a handler that is in progress: one that was stopped half way
-    /// never ends.
-    fn run_interrupt_handler(&mut self) {
-        let dev = self.dev();
-        // SAFETY: Held; interrupts are off, as the function expects.
-        unsafe {
-            let ops = (*dev).netdev_ops;
-            if let (Some(poll), false) = ((*ops).ndo_poll_controller, handler_in_progress(dev)) {
-                poll(dev);
-            }
-        }
+        // SAFETY: Held; interrupts are off, and the other CPUs are stopped.
+        unsafe { reap::run_interrupt_handler(self.dev()) };
     }
 
     /// The next frame that was received. Panic path.
@@ -248,6 +248,7 @@ impl Nic {
     /// Puts back what was changed in the device and the stack. Panic path.
     pub fn give_back(&mut self) {
         self.receiver.give_back();
+        claim::release();
     }
 
     /// Reports what using the NIC changes. Panic path.
@@ -342,42 +343,10 @@ unsafe fn set_up(netpoll: &mut bindings::netpoll, ifindex: i32) -> Result<*mut b
 /// # Safety
 ///
 /// The caller holds RTNL for as long as it uses the name, and `dev` is registered.
-unsafe fn driver<'a>(dev: *mut bindings::net_device) -> Option<&'a CStr> {
+pub(super) unsafe fn driver<'a>(dev: *mut bindings::net_device) -> Option<&'a CStr> {
     // SAFETY: Under RTNL a registered device keeps its parent, and a bound parent its driver.
     unsafe {
         let driver = (*dev).dev.parent.as_ref()?.driver.as_ref()?;
         (!driver.name.is_null()).then(|| CStr::from_char_ptr(driver.name))
-    }
-}
-
-/// Whether an interrupt handler of the device has begun and not ended: on this CPU, because the panic happened in
-/// it, or on one that was stopped by NMI. Panic path.
-///
-/// # Safety
-///
-/// `dev` is held, and the other CPUs are stopped.
-unsafe fn handler_in_progress(dev: *mut bindings::net_device) -> bool {
-    const MAX_IRQS: u32 = 2048;
-    // SAFETY: The descriptors are looked up without locks; the actions of a held device stay registered.
-    unsafe {
-        let start = dev as usize;
-        let end = start + size_of::<bindings::net_device>() + (*dev).priv_len as usize;
-        for irq in 0..bindings::nd_nr_irqs().min(MAX_IRQS) {
-            let data = bindings::irq_get_irq_data(irq);
-            if data.is_null() || !bindings::nd_irq_in_progress(data) {
-                continue;
-            }
-            let desc: *mut bindings::irq_desc =
-                data.byte_sub(core::mem::offset_of!(bindings::irq_desc, irq_data)).cast();
-            let mut action = (*desc).action;
-            while !action.is_null() {
-                let id = (*action).__bindgen_anon_1.dev_id as usize;
-                if (start..end).contains(&id) {
-                    return true;
-                }
-                action = (*action).next;
-            }
-        }
-        false
     }
 }

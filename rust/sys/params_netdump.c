@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Parameters of netdump.ko: Rust's module! macro has no strings and no sysfs permissions. Declarations only. */
+#include <linux/export.h>
 #include "bindings_helper.h"
 
 char nd_param_netdump[ND_TARGET_LEN];
@@ -33,3 +34,7 @@ MODULE_PARM_DESC(reboot, "after a complete dump: server (restart when the server
 static const struct kernel_param_ops nd_status_ops = { .get = nd_status_get };
 module_param_cb(status, &nd_status_ops, NULL, 0444);
 MODULE_PARM_DESC(status, "whether the module is armed, along which path, and if not, why");
+
+/* Not a parameter: netconsole.ko looks it up (claim.rs). */
+struct nd_nic_claim netdump_nic_claim;
+EXPORT_SYMBOL_GPL(netdump_nic_claim);

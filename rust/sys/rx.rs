@@ -189,6 +189,16 @@ impl Receiver {
         all
     }
 
+    /// Lets go of what was taken before the stop; the take-over will have it again. Panic path, after the stop.
+    pub(super) fn let_go(&mut self) {
+        for (napi, kind) in self.napis.iter_mut() {
+            if *kind == Napi::Clean {
+                *kind = Napi::Dirty;
+                poll_owner(*napi).store(-1, Ordering::Release);
+            }
+        }
+    }
+
     fn list(&mut self) {
         self.napis.clear();
         // SAFETY: The list changes only under RTNL or the device's lock; a CPU that is changing it has at most to

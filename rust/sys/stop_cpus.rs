@@ -68,6 +68,7 @@ struct Slot {
 
 static SLOTS: AtomicPtr<KVec<Slot>> = AtomicPtr::new(core::ptr::null_mut());
 static BEFORE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static AFTER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static DONE: AtomicBool = AtomicBool::new(false);
 /// The CPU that has called its panic off, + 1; 0 for none.
 static CALLED_OFF: AtomicU32 = AtomicU32::new(0);
@@ -113,8 +114,8 @@ pub struct Interposed(());
 
 impl Interposed {
     /// From now on `before` runs on the panicking CPU, with interrupts off and all others still running, and then
-    /// the others' registers are taken. Process context, once.
-    pub fn install(before: GetReady) -> Result<Self> {
+    /// the others' registers are taken; `after` once they are stopped. Process context, once.
+    pub fn install(before: GetReady, after: fn()) -> Result<Self> {
         let mut slots = KVec::with_capacity(system::cpus_possible() as usize, GFP_KERNEL)?;
         for _ in 0..system::cpus_possible() {
             let slot = Slot {
@@ -130,6 +131,7 @@ impl Interposed {
         }
         let slots = KBox::new(slots, GFP_KERNEL)?;
         BEFORE.store(before as *mut (), Ordering::Release);
+        AFTER.store(after as *mut (), Ordering::Release);
         SLOTS.store(KBox::into_raw(slots), Ordering::Release);
         // SAFETY: The action is a static, filled in before it is registered and unregistered in `drop`.
         unsafe {
@@ -192,7 +194,7 @@ unsafe extern "C" fn stop_other_cpus(wait: c_int) {
         // SAFETY: Called as the kernel would have.
         unsafe { stop(wait) };
     }
-    STOPPED.store(true, Ordering::Release);
+    stopped();
 }
 
 /// # Safety
@@ -208,7 +210,20 @@ unsafe extern "C" fn crash_stop_other_cpus() {
         // SAFETY: Called as the kernel would have.
         unsafe { stop() };
     }
-    STOPPED.store(true, Ordering::Release);
+    stopped();
+}
+
+/// The kernel has stopped the others as far as it can. Only in a panic that [`before_stop`] has seen is that of interest.
+fn stopped() {
+    let again = STOPPED.swap(true, Ordering::AcqRel);
+    let after = AFTER.load(Ordering::Acquire);
+    // SAFETY: Reads a word.
+    let panic = unsafe { bindings::panic_on_this_cpu() };
+    if panic && DONE.load(Ordering::Acquire) && !again && !after.is_null() {
+        // SAFETY: Stored from a `fn()`.
+        let after: fn() = unsafe { core::mem::transmute(after) };
+        after();
+    }
 }
 
 /// Whether a kdump image is just being started. Panic path.

@@ -157,3 +157,46 @@ impl Drop for SoftirqContext {
         }
     }
 }
+
+/// Makes this CPU look as if it were serving a softirq for as long as a driver's functions are called, so that nothing in
+/// there wakes a thread. Panic path; interrupts are off.
+#[allow(dead_code)] // netconsole.ko's
+pub(super) struct InDriver(c_ulong);
+
+#[allow(dead_code)] // netconsole.ko's
+impl InDriver {
+    /// In a panic what it really serves, perhaps an NMI, is not to be seen either: drivers' functions mind.
+    pub(super) fn enter(panic: bool) -> Self {
+        // SAFETY: Interrupts are off: nobody else touches this CPU's count. An NMI leaves it as it was.
+        unsafe {
+            let saved = bindings::nd_preempt_count();
+            bindings::nd_preempt_count_set(if panic {
+                bindings::nd_preempt_count_in_softirq(saved)
+            } else {
+                bindings::nd_preempt_count_with_softirq(saved)
+            });
+            Self(saved)
+        }
+    }
+}
+
+impl Drop for InDriver {
+    fn drop(&mut self) {
+        // SAFETY: As in `enter`.
+        unsafe { bindings::nd_preempt_count_set(self.0) };
+    }
+}
+
+/// Whether this is an NMI. Any context.
+#[allow(dead_code)] // netconsole.ko's
+pub fn in_nmi() -> bool {
+    // SAFETY: Reads a per-CPU word.
+    unsafe { bindings::nd_in_nmi() }
+}
+
+/// Whether this is a hard interrupt. Any context.
+#[allow(dead_code)] // netconsole.ko's
+pub fn in_hardirq() -> bool {
+    // SAFETY: Reads a per-CPU word.
+    unsafe { bindings::nd_in_hardirq() }
+}

@@ -12,7 +12,7 @@ use super::volatile::Changed;
 use core::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 
-/// Buffers in the pool: a burst and a half.
+/// Buffers in the pool of a dump: a burst and a half.
 pub const POOL: usize = 96;
 /// Most transmit queues that are looked at.
 const MAX_QUEUES: usize = 64;
@@ -37,6 +37,8 @@ pub struct Sender {
     pending: Option<*mut bindings::sk_buff>,
     locks: [Lock; MAX_QUEUES],
     queue: u16,
+    /// The device may not be given a buffer that we keep: each is used once.
+    once: bool,
     /// Frames that the driver took.
     sent: u64,
     /// Times that the driver had no room.
@@ -45,6 +47,18 @@ pub struct Sender {
 
 // SAFETY: See `Receiver`.
 unsafe impl Send for Sender {}
+
+/// What became of an attempt to send.
+#[allow(dead_code)] // netconsole.ko's
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tried {
+    /// The driver has the frame.
+    Taken,
+    /// It may take it in a moment.
+    Busy,
+    /// It will not as long as this goes on: this very CPU was interrupted while it held every queue's lock.
+    Never,
+}
 
 /// What the NIC is to do about a frame's checksum.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,19 +71,21 @@ pub enum Checksum {
 
 impl Sender {
     /// Makes the pool. Process context; `dev` is held by the caller for the sender's life.
-    pub(super) fn new(dev: *mut bindings::net_device, frame_len: usize) -> Result<Self> {
+    pub(super) fn new(dev: *mut bindings::net_device, frame_len: usize, pool: usize) -> Result<Self> {
         // SAFETY: The device is held.
         let room = unsafe { bindings::nd_dev_room(dev) };
         let headroom = room.next_multiple_of(64) + 64;
         let mut sender = Self {
             dev,
-            skbs: KVec::with_capacity(POOL, GFP_KERNEL)?,
+            skbs: KVec::with_capacity(pool, GFP_KERNEL)?,
             next: 0,
             headroom,
             frame_len,
             pending: None,
             locks: [Lock::Unknown; MAX_QUEUES],
             queue: 0,
+            // SAFETY: The device is held.
+            once: !unsafe { bindings::nd_dev_shares_tx_skbs(dev) },
             sent: 0,
             full: 0,
         };
@@ -77,7 +93,7 @@ impl Sender {
         // (swiotlb): slower, and no true picture of that area. Memory below 16 MiB every device reaches.
         // SAFETY: The device is held.
         let low = !unsafe { bindings::nd_dev_reaches_all_memory(dev) };
-        for _ in 0..POOL {
+        for _ in 0..pool {
             let size = headroom + frame_len as u32 + room;
             // SAFETY: Process context.
             let mut skb = unsafe { bindings::nd_alloc_skb(size, low) };
@@ -134,6 +150,18 @@ impl Sender {
             }
         }
         all
+    }
+
+    /// Frees the locks that were taken before the stop. Panic path, after the stop.
+    pub(super) fn let_go(&mut self) {
+        for index in 0..self.queues() {
+            let txq = self.txq(index);
+            if let Some(lock @ Lock::Ours) = self.locks.get_mut(index) {
+                *lock = Lock::Unknown;
+                // SAFETY: Nobody else runs; see `take_over`.
+                unsafe { bindings::nd_tx_lock_reinit(txq) };
+            }
+        }
     }
 
     /// Frees the locks that were taken before the stop and chooses a queue. Panic path, after the stop.
@@ -239,9 +267,11 @@ impl Sender {
             }
             let mut taken = false;
             if !bindings::nd_txq_stopped(txq) {
-                bindings::nd_skb_get(skb);
+                if !self.once {
+                    bindings::nd_skb_get(skb);
+                }
                 taken = bindings::nd_start_xmit(skb, self.dev, txq, more) == NETDEV_TX_OK;
-                if !taken {
+                if !taken && !self.once {
                     bindings::nd_skb_put_ref(skb);
                 }
             }
@@ -250,11 +280,54 @@ impl Sender {
         };
         if taken {
             self.pending = None;
+            if self.once {
+                self.skbs.retain(|kept| *kept != skb);
+            }
             self.sent += 1;
         } else {
             self.full += 1;
         }
         taken
+    }
+
+    /// Sends the frame that is pending through the first queue that takes it. Panic path.
+    #[allow(dead_code)] // netconsole.ko's
+    pub(super) fn flush_anywhere(&mut self) -> Tried {
+        let this = super::system::cpu() as c_int;
+        let count = self.queues();
+        let mut tried = Tried::Never;
+        for step in 0..count {
+            let queue = (usize::from(self.queue) + step) % count;
+            let txq = self.txq(queue);
+            // SAFETY: Reads a word of a held device's queue.
+            if unsafe { (&raw const (*txq).xmit_lock_owner).read_volatile() } == this {
+                continue;
+            }
+            tried = Tried::Busy;
+            let before = core::mem::replace(&mut self.queue, queue as u16);
+            if let Some(skb) = self.pending {
+                // SAFETY: Ours.
+                unsafe { bindings::nd_skb_set_queue(skb, queue as u16) };
+            }
+            if self.flush(false) {
+                return Tried::Taken;
+            }
+            self.queue = before;
+        }
+        tried
+    }
+
+    /// Forgets the frame that is pending. Panic path.
+    #[allow(dead_code)] // netconsole.ko's
+    pub(super) fn forget(&mut self) {
+        self.pending = None;
+    }
+
+    /// Whether the driver has none of the buffers any more. Panic path.
+    #[allow(dead_code)] // netconsole.ko's
+    pub(super) fn is_drained(&self) -> bool {
+        // SAFETY: Ours.
+        self.skbs.iter().all(|skb| unsafe { bindings::nd_skb_users(*skb) } == 1)
     }
 
     /// Frames sent, and how often the driver had no room.
@@ -272,7 +345,7 @@ impl Sender {
                 changed.object((**skb).head.cast(), len, "pool");
             }
         }
-        changed.object(self.skbs.as_ptr().cast(), POOL * size_of::<*const u8>(), "state");
+        changed.object(self.skbs.as_ptr().cast(), self.skbs.capacity() * size_of::<*const u8>(), "state");
     }
 }
 
