@@ -15,7 +15,7 @@ from pathlib import Path
 import driver_rings
 import truth
 from drgn import FaultError, Object, cast, container_of, offsetof, sizeof
-from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 from drgn.helpers.linux.mm import follow_phys, page_to_virt, pfn_to_page, phys_to_virt
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.module import for_each_module
@@ -25,8 +25,9 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 
 PAGE = 4096
 PAGE_POOL_MAGIC = 0xDEAD000000000040  # PP_SIGNATURE
-# Entries of a list of free pages that may be taken: a few, and as many as two refills of a CPU's own lists (63 pages each) need.
+# Entries of a list of free pages that may be taken: a few, and as many as two refills of a CPU's own lists need.
 HEADS, REFILLS = 16, 128
+MAX_OWN = 512  # in one of a CPU's own lists
 RECORDS = 2048
 MAX_SHEAF = 256
 MAX_SHEAVES = 16  # in a list of a barn; the kernel keeps ten
@@ -291,25 +292,39 @@ def page_allocator():
             pass
 
 
+def on_list(head, member, count, walk=list_for_each_entry):
+    """The first pages of a list of free pages. One that was taken while the list was dumped leads anywhere: no further."""
+    first = prog["vmemmap_base"].value_()
+    end = first + max(end for _, end in ram()) // PAGE * prog.type("struct page").size
+    for page in islice(walk("struct page", head.address_of_(), member), count):
+        if not first <= page.value_() < end:
+            return
+        yield page
+
+
 def free_lists():
     """The struct pages at the head of every list of free pages: who is taken first, its neighbour in the list, and where
     a large block is split. Few are ever used, but which ones depends on what drivers ask for."""
     label = "page allocator: free lists"
+    size = prog.type("struct page").size
     for node in for_each_online_pgdat(prog):
         for zone in node.node_zones:
             if not zone.present_pages:
                 continue
             for order in range(zone.free_area.type_.length):
-                last = max(HEADS, REFILLS >> order)
                 for head in zone.free_area[order].free_list:
-                    for number, page in enumerate(list_for_each_entry("struct page", head.address_of_(), "buddy_list")):
-                        if number == last:
-                            break
-                        size = page.type_.type.size
+                    for page in on_list(head, "buddy_list", max(HEADS, REFILLS >> order)):
                         add(page.value_(), size, label)
                         for split in range(order):
                             # A block that is taken apart: the upper half of each size goes to its own list.
                             add(page.value_() + (size << split), 8 * size, label)
+            # The CPU's own lists: what is taken and given back comes to stand before others. Behind one that was taken
+            # meanwhile they are found from the other end.
+            for cpu in CPUS:
+                for head in per_cpu_ptr(zone.per_cpu_pageset, cpu).lists:
+                    for walk in (list_for_each_entry, list_for_each_entry_reverse):
+                        for page in on_list(head, "pcp_list", MAX_OWN, walk):
+                            add(page.value_(), size, label)
 
 
 def devices(bus):
