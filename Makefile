@@ -79,7 +79,9 @@ test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug
 	@$(tests)/run-tests.py --tier debug
 
-bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one; results in build/bench/
+bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one, console text beside rsyslog; build/bench/
+	@$(lab) --rsyslog >/dev/null
+	@$(guest)/bench_logs.py
 	@$(guest)/bench.py
 	@$(guest)/bench_console.py
 

@@ -27,6 +27,8 @@ BUILD_PACKAGES = [
     "zlib1g-dev", "pahole", "kmod", "xz-utils", "python3", "python3-venv", "rsync",
 ]  # fmt: skip
 JUDGE_PACKAGES = ["crash", "gdb", "makedumpfile", "tshark", "binutils"]
+# What the reception of console text is measured beside.
+RSYSLOG_PACKAGES = ["rsyslog"]
 # What the tests run on the host itself, and the package that has it.
 HOST_TOOLS = {
     "mmdebstrap": "mmdebstrap",
@@ -341,7 +343,7 @@ def kernel_of(flavour: str) -> Kernel:
     return DebugKernel(Mirror(), flavour) if flavour == DEBUG else Kernel(Mirror(), flavour)
 
 
-def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool):
+def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, rsyslog: bool = False):
     """The kernel and every step for it."""
     kernel = kernel_of(flavour)
     roots = cache.directory() / "roots"
@@ -371,6 +373,12 @@ def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool):
 
         build = next(step for step in steps if step.name.endswith("-build") and step is not build_root)
         steps += SelftestRoot(kernel).steps(build, build_root)
+    if rsyslog:
+        # A root of its own: another recipe of the judges' root would make all of it again.
+        steps.append(Step(
+            "root-rsyslog", ["root", 1, "trixie", RSYSLOG_PACKAGES], [roots / "rsyslog/usr/sbin/rsyslogd"],
+            lambda: bootstrap("rsyslog", "trixie", RSYSLOG_PACKAGES),
+        ))
     # Needs come before what needs them, and the long ones first.
     return kernel, steps
 
@@ -400,12 +408,12 @@ def keys(kernel: Kernel, vmlinux: bool, judges: bool, selftests: bool) -> dict[s
     return {key: str(value) for key, value in found.items()}
 
 
-def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, verify=False) -> dict[str, str]:
+def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, verify=False, rsyslog=False) -> dict[str, str]:
     """Makes what is missing; the KEY=path pairs."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise Failure("the lab runs on x86_64 Linux (Debian 12 or 13)", "use such a machine")
     host_tools()
-    kernel, steps = plan(flavour, vmlinux, judges, selftests)
+    kernel, steps = plan(flavour, vmlinux, judges, selftests, rsyslog)
     stale = [step.name for step in steps if not step.fresh(verify)]
     if stale and os.environ.get("NETDUMP_ISOLATED"):
         raise Failure("not there yet: " + ", ".join(stale), f"make lab FLAVOUR={flavour} (there is no network in here)")
@@ -423,10 +431,13 @@ def main() -> int:
     parser.add_argument("--no-vmlinux", action="store_true", help="leave out the kernel's symbols (a large download)")
     parser.add_argument("--no-judges", action="store_true", help="leave out crash, drgn, gdb, makedumpfile, tshark")
     parser.add_argument("--selftests", action="store_true", help="with what the kernel's own selftests need")
+    parser.add_argument("--rsyslog", action="store_true", help="rsyslog too, which `make bench` measures beside ours")
     parser.add_argument("--verify", action="store_true", help="check every file of the cache against its hash")
     arguments = parser.parse_args()
     try:
-        found = prepare(arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.selftests, arguments.verify)
+        found = prepare(
+            arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.selftests, arguments.verify, arguments.rsyslog
+        )
     except Failure as failure:
         say(f"FAILED: {failure}")
         return 1

@@ -37,6 +37,11 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 const SHUTDOWN_WHOLE: Duration = Duration::from_secs(60);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
+/// While console text comes fast it is fetched so often.
+const MODERATION: Duration = Duration::from_micros(200);
+/// That is more datagrams than this in each [`PACE_OVER`].
+const BUSY: u64 = 200;
+const PACE_OVER: Duration = Duration::from_millis(10);
 /// All logs are measured once in so many summaries.
 const MEASURE_EVERY: u32 = 10;
 /// Where the places of log streams are kept while the server is down.
@@ -90,6 +95,7 @@ pub struct Server {
     pub(crate) touched: Vec<SocketAddr>,
     /// Whether an address may log, remembered for a while.
     pub(crate) may_log: ByAddress<IpAddr, (bool, Instant)>,
+    pub(crate) pace: Pace,
     pub(crate) starts: Budget,
     /// Addresses that were looked up because of their log text.
     pub(crate) lookups: Budget,
@@ -104,6 +110,31 @@ pub struct Server {
     pub(crate) stopping: bool,
     summed: u64,
     minutes: u32,
+}
+
+/// How fast datagrams come.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    since: Instant,
+    received: u64,
+    busy: bool,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { since: now, received: 0, busy: false }
+    }
+
+    /// Whether more than [`BUSY`] came in the last [`PACE_OVER`].
+    fn is_busy(&mut self, now: Instant, received: u64) -> bool {
+        if now.saturating_duration_since(self.since) >= PACE_OVER {
+            // A longer time is a pause.
+            let pause = now.saturating_duration_since(self.since) >= 2 * PACE_OVER;
+            self.busy = !pause && received - self.received > BUSY;
+            (self.since, self.received) = (now, received);
+        }
+        self.busy
+    }
 }
 
 /// What strangers may make us do in a second.
@@ -156,6 +187,7 @@ impl Server {
             by_ip: ByAddress::default(),
             touched: Vec::new(),
             may_log: ByAddress::default(),
+            pace: Pace::new(now),
             starts: Budget::new(now),
             lookups: Budget::new(now),
             next_id: 0,
@@ -209,6 +241,11 @@ impl Server {
                 ready = readiness.readable() => {
                     ready?;
                     self.drain_socket(&readiness, &mut receiver);
+                    if self.pace.is_busy(Instant::now(), self.events.received) && self.dumps.is_empty() {
+                        // Console text alone, and much of it: to be woken for each few lines costs both ends more than
+                        // the lines. What comes meanwhile lies in the receive buffer; a dump would mind the delay.
+                        std::thread::sleep(MODERATION);
+                    }
                 }
                 Some(report) = inbox.recv() => {
                     self.now = Instant::now();
@@ -478,6 +515,24 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pace_is_busy_after_much_and_not_after_a_pause() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let mut received = 0;
+        let mut turn = |count: u64, millis: u64| {
+            now += Duration::from_millis(millis);
+            received += count;
+            pace.is_busy(now, received)
+        };
+        assert!(!turn(1000, 1));
+        assert!(turn(1, 9), "1001 in 10 ms");
+        assert!(turn(0, 1));
+        assert!(!turn(100, 9));
+        assert!(turn(300, 10));
+        assert!(!turn(10_000, 1000), "that was a pause");
+    }
 
     #[test]
     fn a_budget_is_for_a_second() {

@@ -7,11 +7,13 @@
 //! - [`conversation`]: one of each message, as datagrams and as a capture.
 //! - [`image`]: a crashed machine with computed memory.
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
+//! - [`fleet`]: machines that are well and talk.
 //! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
 pub mod conversation;
 pub mod crowd;
+pub mod fleet;
 pub mod hostile;
 pub mod image;
 pub mod link;

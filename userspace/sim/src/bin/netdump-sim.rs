@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use netdump_core::wire::classic::DEFAULT_PORT;
 use netdump_core::wire::Cookie;
 use netdump_sim::crowd::{self, CrowdParams};
+use netdump_sim::fleet::{self, FleetParams};
 use netdump_sim::hostile::{self, FloodKind, FloodParams, ProbeParams};
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::{units, verify};
@@ -35,6 +36,9 @@ enum Mode {
     /// Requests to a client with a wrong cookie, or from a wrong address.
     /// The exit status is 0 if none was answered.
     Probe(Probe),
+    /// Machines that are well send console lines at a rate; then what the server has stored is compared with them.
+    /// The exit status is 0 if all of it is there, and nothing else.
+    Fleet(FleetArgs),
     /// Compares a vmcore with the memory of the machine that `crash` made up.
     /// The exit status is 0 if all of it is there and true.
     Verify(Verify),
@@ -112,6 +116,43 @@ struct Flood {
 }
 
 #[derive(Args, Debug)]
+struct FleetArgs {
+    /// The server.
+    #[arg(long, value_name = "IP:PORT")]
+    server: SocketAddrV4,
+    /// Address of the first machine; the next one has the next address.
+    #[arg(long, value_name = "IP", default_value = "127.8.0.1")]
+    first: Ipv4Addr,
+    /// UDP port of the machines.
+    #[arg(long, default_value_t = 6665)]
+    port: u16,
+    /// Number of machines.
+    #[arg(long, default_value_t = 1000)]
+    count: u32,
+    /// How they send their lines.
+    #[arg(long, value_enum, default_value = "netlog")]
+    format: fleet::Format,
+    /// Bytes of a line on average, 40 to 400.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(40..=400))]
+    line: u16,
+    /// Lines a second, of all machines together.
+    #[arg(long, default_value_t = 10_000)]
+    rate: u32,
+    /// How long.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "5s")]
+    time: Duration,
+    /// Where the server keeps them.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What is in there.
+    #[arg(long, value_enum, default_value = "netdump")]
+    layout: fleet::Layout,
+    /// Makes lines different from run to run.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
 struct HelloServer {
     /// Where to listen.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:6666")]
@@ -177,6 +218,7 @@ fn main() -> Result<ExitCode> {
     let (report, good) = match Cli::parse().command {
         Mode::Crash(args) => crash(&args)?,
         Mode::Flood(args) => (flood(&args)?, true),
+        Mode::Fleet(args) => fleet_trial(&args)?,
         Mode::HelloServer(args) => {
             let report = hostile::hello_forever(args.bind, args.cookie, args.interval, args.time)?;
             (serde_json::to_string_pretty(&report)?, true)
@@ -222,6 +264,20 @@ fn flood(args: &Flood) -> Result<String> {
         seed: args.seed,
     })?;
     Ok(serde_json::to_string_pretty(&report)?)
+}
+
+fn fleet_trial(args: &FleetArgs) -> Result<(String, bool)> {
+    let params = FleetParams {
+        first: args.first,
+        port: args.port,
+        count: args.count,
+        format: args.format,
+        line: args.line.into(),
+        seed: args.seed,
+    };
+    let stored = fleet::Stored { dir: args.dir.clone(), layout: args.layout };
+    let trial = fleet::trial(params, args.server, &stored, args.rate.into(), args.time)?;
+    Ok((serde_json::to_string_pretty(&trial)?, trial.whole))
 }
 
 fn probe(args: &Probe) -> Result<(String, bool)> {
