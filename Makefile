@@ -80,10 +80,10 @@ test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/run-tests.py --tier debug
 
 bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one, console text beside rsyslog; build/bench/
-	@$(lab) --rsyslog >/dev/null
-	@$(guest)/bench_logs.py
 	@$(guest)/bench.py
 	@$(guest)/bench_console.py
+	@$(lab) --rsyslog >/dev/null
+	@$(guest)/bench_logs.py
 
 fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
 	@userspace/fuzz/run $(or $(FUZZ_SECONDS),600)
