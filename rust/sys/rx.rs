@@ -30,6 +30,7 @@ const MAX_NAPIS: usize = 256;
 /// Most received frames that wait to be looked at; the rest is dropped, as a NIC would.
 const MAX_FRAMES: usize = 512;
 /// Most receive queues whose steering is switched off.
+#[cfg(CONFIG_RPS)]
 const MAX_RX_QUEUES: usize = 256;
 /// Buffers that are given to this CPU's cache at the take-over (it holds up to 128), so that the driver need not ask
 /// the allocator for the first ones and ours come back to it afterwards.
@@ -74,17 +75,20 @@ pub struct Receiver {
     turn: usize,
 }
 
-/// What was changed, to be put back.
+/// What was changed, to be put back. What a kernel was built without needs no saving.
 struct Saved {
     features: bindings::netdev_features_t,
     batch: c_int,
     rx_handler: bindings::rx_handler_func_t,
     rx_handler_data: *mut c_void,
     xdp_prog: *mut bindings::bpf_prog,
+    #[cfg(CONFIG_NET_XGRESS)]
     tcx_ingress: *mut bindings::bpf_mprog_entry,
+    #[cfg(CONFIG_NETFILTER_INGRESS)]
     nf_hooks_ingress: *mut bindings::nf_hook_entries,
     vlan_info: *mut bindings::vlan_info,
     ptype_all: [bindings::list_head; 2],
+    #[cfg(CONFIG_RPS)]
     rps: KVec<(*mut bindings::rps_map, bindings::rps_tag_ptr)>,
 }
 
@@ -148,10 +152,13 @@ impl Receiver {
                 rx_handler: None,
                 rx_handler_data: null_mut(),
                 xdp_prog: null_mut(),
+                #[cfg(CONFIG_NET_XGRESS)]
                 tcx_ingress: null_mut(),
+                #[cfg(CONFIG_NETFILTER_INGRESS)]
                 nf_hooks_ingress: null_mut(),
                 vlan_info: null_mut(),
                 ptype_all: [bindings::list_head::default(); 2],
+                #[cfg(CONFIG_RPS)]
                 rps: KVec::with_capacity(MAX_RX_QUEUES, GFP_KERNEL)?,
             }),
             active: 0,
@@ -270,8 +277,14 @@ impl Receiver {
             saved.rx_handler = (*dev).rx_handler;
             (*dev).rx_handler = Some(catch);
             saved.xdp_prog = core::mem::replace(&mut (*dev).xdp_prog, null_mut());
-            saved.tcx_ingress = core::mem::replace(&mut (*dev).tcx_ingress, null_mut());
-            saved.nf_hooks_ingress = core::mem::replace(&mut (*dev).nf_hooks_ingress, null_mut());
+            #[cfg(CONFIG_NET_XGRESS)]
+            {
+                saved.tcx_ingress = core::mem::replace(&mut (*dev).tcx_ingress, null_mut());
+            }
+            #[cfg(CONFIG_NETFILTER_INGRESS)]
+            {
+                saved.nf_hooks_ingress = core::mem::replace(&mut (*dev).nf_hooks_ingress, null_mut());
+            }
             let vlan_info = (&raw mut (*dev).vlan_info).cast::<*mut bindings::vlan_info>();
             saved.vlan_info = vlan_info.replace(null_mut());
             let taps = [&raw mut (*dev).ptype_all, bindings::nd_net_ptype_all(dev)];
@@ -280,6 +293,7 @@ impl Receiver {
                 (*list).next = list;
                 (*list).prev = list;
             }
+            #[cfg(CONFIG_RPS)]
             for index in 0..((*dev).num_rx_queues).min(MAX_RX_QUEUES as c_uint) {
                 let queue = bindings::nd_rxq(dev, index);
                 let steering = ((*queue).rps_map, (*queue).rps_flow_table);
@@ -367,18 +381,26 @@ impl Receiver {
             (*dev).rx_handler_data = saved.rx_handler_data;
             (*dev).rx_handler = saved.rx_handler;
             (*dev).xdp_prog = saved.xdp_prog;
-            (*dev).tcx_ingress = saved.tcx_ingress;
-            (*dev).nf_hooks_ingress = saved.nf_hooks_ingress;
+            #[cfg(CONFIG_NET_XGRESS)]
+            {
+                (*dev).tcx_ingress = saved.tcx_ingress;
+            }
+            #[cfg(CONFIG_NETFILTER_INGRESS)]
+            {
+                (*dev).nf_hooks_ingress = saved.nf_hooks_ingress;
+            }
             (&raw mut (*dev).vlan_info).cast::<*mut bindings::vlan_info>().write(saved.vlan_info);
             let taps = [&raw mut (*dev).ptype_all, bindings::nd_net_ptype_all(dev)];
             for (list, saved) in taps.into_iter().zip(saved.ptype_all) {
                 *list = saved;
             }
+            #[cfg(CONFIG_RPS)]
             for (index, (map, table)) in saved.rps.iter().enumerate() {
                 let queue = bindings::nd_rxq(dev, index as c_uint);
                 (*queue).rps_map = *map;
                 (*queue).rps_flow_table = *table;
             }
+            #[cfg(CONFIG_RPS)]
             saved.rps.clear();
         }
     }
