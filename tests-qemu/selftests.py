@@ -35,6 +35,7 @@ MODULES = ("stock", "ours")
 # netpoll_basic.py waits for a driver that has no room to send, which netdevsim's never is: it gets eth0, and eth1 at its
 # other end is the peer, in a namespace of its own.
 REAL_NIC = "netpoll_basic.py"
+FIRST_NIC = "hubport,id=n0,hubid=0"
 SECOND_NIC = ("-netdev", "hubport,id=n1,hubid=0", "-device", "virtio-net-pci,netdev=n1,mac=52:54:00:4e:44:03,romfile=")
 PEER = (
     "ip netns add peer && ip link set eth1 netns peer && ip -n peer addr add 10.77.0.3/24 dev eth1 && ip -n peer link set eth1 up",
@@ -89,10 +90,9 @@ class Userland:
         self.guest = guest
 
     @staticmethod
-    def machine(lab, **options) -> Machine:
-        """A machine that has it, and nothing of the host's at its NIC's other end."""
-        patience = {"boot_seconds": 300} if lab["KVER"].endswith("-debug") else {}
-        return Machine(image=Path(lab["SELFTESTS"]), memory_mib=1024, netdev="hubport,id=n0,hubid=0", **patience, **options)
+    def machine(lab, netdev: str = "user,id=n0,restrict=on", **options) -> Machine:
+        """A machine that has it, and nobody at its NIC's other end who answers."""
+        return Machine(image=Path(lab["SELFTESTS"]), memory_mib=1024, netdev=netdev, boot_seconds=300, **options)
 
     def enter(self) -> None:
         """Mounts it."""
@@ -165,7 +165,8 @@ def judge(lab, script: str, which: str, words: str = "", directory: Path | None 
         return Result("FAIL", "", f"there is no {ours.relative_to(REPOSITORY)}")
     expected = identity_of(ours or stock_module(lab))
     directory = directory or RESULTS / Path(script).stem / which
-    machine = Userland.machine(lab, extra={"/netconsole.ko": ours} if ours else {}, devices=SECOND_NIC if script == REAL_NIC else ())
+    nics = {"netdev": FIRST_NIC, "devices": SECOND_NIC} if script == REAL_NIC else {}
+    machine = Userland.machine(lab, extra={"/netconsole.ko": ours} if ours else {}, **nics)
     with Guest(lab, machine, directory) as guest:
         guest.wait_ready()
         user = Userland(guest)
