@@ -123,7 +123,28 @@ def syslog(datagrams: list[bytes]) -> list[str]:
     return out
 
 
-FORMATS = {"basic": basic, "extended": extended, "netlog": netlog, "syslog": syslog}
+RFC5424 = re.compile(
+    rb"<(\d{1,3})>1 (-|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z) ([!-~]{1,255}) kernel - - "
+    rb"\[meta sequenceId=\"(\d+)\"\](?: (.*))?", re.S
+)  # fmt: skip
+
+
+def rfc5424(datagrams: list[bytes]) -> list[str]:
+    """Lines of RFC 5424, one datagram each, whose sequenceId must count them."""
+    out, expected = [], None
+    for datagram in datagrams:
+        found = RFC5424.fullmatch(datagram)
+        if not found or int(found[1]) > 191:
+            raise FormatError(f"not in the form of RFC 5424: {datagram[:120]!r}")
+        number = int(found[4])
+        if expected not in (None, number):
+            raise FormatError(f"sequenceId {number}, {expected} was to come")
+        expected = number + 1
+        out.append(unescape((found[5] or b"").decode("latin-1")).rstrip())
+    return out
+
+
+FORMATS = {"basic": basic, "extended": extended, "netlog": netlog, "syslog": syslog, "rfc5424": rfc5424}
 
 
 @dataclass

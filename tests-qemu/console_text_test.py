@@ -68,6 +68,15 @@ class Formats(unittest.TestCase):
             text.syslog([b"one"])
 
 
+    def test_rfc5424(self):
+        head = b'<%d>1 %s host kernel - - [meta sequenceId="%d"] %s'
+        made = [head % (5, b"2026-11-24T10:00:00.123456Z", 7, b"one"), head % (0, b"-", 8, b"")]
+        self.assertEqual(text.rfc5424(made), ["one", ""])
+        for wrong in (made[::-1], [head % (192, b"-", 1, b"one")], [b"<5> one"]):
+            with self.assertRaises(text.FormatError):
+                text.rfc5424(wrong)
+
+
 class Compare(unittest.TestCase):
     """What is missing is named, what is there is not."""
 

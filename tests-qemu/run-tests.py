@@ -18,6 +18,7 @@ import time
 import traceback
 
 import cases
+import cases_console_panic
 import cases_cpus
 import cases_debug
 import cases_dump
@@ -32,8 +33,8 @@ from cache import HERE, REPOSITORY, Failure
 
 RESULTS = REPOSITORY / "build/tests"
 # They fill cases.CASES.
-assert cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole and cases_netconsole_table
-assert cases_network and cases_replace and cases_selftests
+assert cases_console_panic and cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole
+assert cases_netconsole_table and cases_network and cases_replace and cases_selftests
 
 
 def fingerprint() -> str:
