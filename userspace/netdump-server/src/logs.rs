@@ -670,6 +670,98 @@ mod tests {
         assert_eq!(logs, [&format!("{mark}crash\n"), &format!("{mark}late\n"), "hello\n", "hello\n", "hello\n"]);
     }
 
+    impl Rig {
+        fn console(&mut self, host: u8, port: u16, datagram: &str) -> Followup {
+            let peer = SocketAddr::from(([10, 0, 0, host], port));
+            self.with(|logs, cx| logs.packet(cx, peer, true, Text::Netconsole(datagram.as_bytes())))
+        }
+    }
+
+    #[test]
+    fn formats_of_one_port_are_told_apart() {
+        let mut rig = rig();
+        rig.console(1, 6665, "6,7,1,-;seven\n");
+        rig.packet(1, 6665, 0, "netlog\n");
+        rig.console(1, 6665, "6,nothing,1,-;basic\n");
+        rig.console(1, 6665, "6,6,1,-,ncfrag=9/4;neither\n");
+        rig.console(1, 6665, "6,6,1,-;six\n");
+        rig.now += crate::records::MAX_HOLD;
+        rig.with(|logs, cx| logs.poll(cx));
+        let expected = "netlog\n6,nothing,1,-;basic\n6,6,1,-,ncfrag=9/4;neither\n6,6,1,-;six\n6,7,1,-;seven\n";
+        assert_eq!(rig.finish(), [expected]);
+    }
+
+    #[test]
+    fn basic_text_long_after_a_dump_is_of_the_next_boot() {
+        let mut rig = rig();
+        let client = "10.0.0.1".parse().unwrap();
+        rig.console(1, 6665, "oops\n");
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        rig.logs.end_dump(client, rig.now);
+        rig.console(1, 6665, "Rebooting in 5 seconds..\n");
+        rig.now += WAY_DOWN + Duration::from_secs(1);
+        rig.console(1, 6665, "next boot\n");
+        rig.console(1, 6665, "[    0.000000] Linux version 7\n");
+        let mut logs = rig.finish();
+        logs.sort();
+        let expected = ["[    0.000000] Linux version 7\n", "next boot\n", "oops\nRebooting in 5 seconds..\n"];
+        assert_eq!(logs, expected);
+    }
+
+    #[test]
+    fn text_is_gathered_for_a_while_and_not_longer() {
+        let mut rig = rig();
+        rig.console(1, 6665, "one\n");
+        let due = rig.now + crate::console::FLUSH_DELAY;
+        assert_eq!(rig.logs.deadline(), Some(due));
+        rig.now += Duration::from_millis(50);
+        rig.console(1, 6665, "two\n");
+        rig.with(|logs, cx| logs.poll(cx));
+        assert_eq!((rig.logs.deadline(), rig.logs.shares.gathered()), (Some(due), 8));
+        rig.now = due;
+        rig.with(|logs, cx| logs.poll(cx));
+        assert_eq!((rig.logs.deadline(), rig.logs.shares.gathered()), (None, 0));
+        // Much text is written at once, and of many who have little each, all when it is too much.
+        let line = "x".repeat(1000);
+        for host in 0..60 {
+            rig.settings.log_rate = 1 << 20;
+            for n in 0..15 {
+                rig.packet(host, 6664, n * 1000, &line);
+            }
+        }
+        assert!(rig.logs.shares.gathered() <= crate::console::MAX_GATHERED);
+        for n in 15..20 {
+            rig.packet(0, 6664, n * 1000, &line);
+        }
+        assert!(rig.logs.shares.gathered() <= 60 * crate::console::FLUSH_BYTES);
+        assert_eq!(rig.finish().len(), 60);
+    }
+
+    #[test]
+    fn the_quota_is_for_text_and_not_for_dumps() {
+        let mut rig = rig();
+        rig.settings.log_quota = 20_000;
+        rig.settings.log_rate = 1 << 20;
+        let client = "10.0.0.1".parse().unwrap();
+        let line = "x".repeat(999) + "\n";
+        for _ in 0..30 {
+            rig.console(1, 6665, &line);
+        }
+        rig.console(2, 6665, "no directory for this\n");
+        assert_eq!(rig.events.count(Reason::LogQuota), 11);
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        rig.with(|logs, cx| logs.append(cx, client, true, b"the crash\n"));
+        rig.logs.end_dump(client, rig.now);
+        // Somebody has made room.
+        rig.logs.shares().measuring();
+        rig.logs.shares().measured(0);
+        rig.console(2, 6665, "now\n");
+        let mut logs = rig.finish();
+        logs.sort();
+        let mark = "[netdump: log_quota of 20000 bytes reached]\n[netdump: 10000 bytes lost]\nthe crash\n";
+        assert_eq!(logs, ["[netdump: 22 bytes lost]\nnow\n".to_owned(), line.repeat(20) + mark]);
+    }
+
     #[test]
     fn sources_and_what_they_hold_are_bounded() {
         let mut rig = rig();
