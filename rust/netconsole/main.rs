@@ -54,11 +54,11 @@ impl kernel::Module for Netconsole {
         targets::add_parameter(given.netlog, Kind::Netlog, format);
         targets::add_parameter(given.syslog, Kind::Syslog, format);
         // If one of these fails, the targets are all there is to take back.
-        let peer = Search::start().inspect_err(|_| targets::remove_all())?;
-        let panic = OnPanic::register(on_panic).inspect_err(|_| targets::remove_all())?;
+        let peer = Search::start().inspect_err(|_| targets::end())?;
+        let panic = OnPanic::register(on_panic).inspect_err(|_| targets::end())?;
         let mut this = Self { _panic: panic, _peer: peer, configfs: None, events: None };
         // From here on, `drop` takes back what there is.
-        this.events = Some(Events::register(targets::on_device, || ())?);
+        this.events = Some(Events::register(targets::on_device, targets::on_neighbour)?);
         this.configfs = Some(attributes::register(module)?);
         targets::register_consoles();
         pr_info!("network logging started\n");
@@ -75,12 +75,12 @@ fn on_panic() {
 
 impl Drop for Netconsole {
     fn drop(&mut self) {
+        outlet::hurry();
         for console in outlet::CONSOLES {
             console.unregister();
         }
         self.configfs = None;
         self.events = None;
-        targets::stop();
-        targets::remove_all();
+        targets::end();
     }
 }

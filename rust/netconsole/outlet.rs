@@ -2,7 +2,8 @@
 
 //! One target as its console sees it: takes a record, writes it in the target's format, and sends it.
 
-use super::settings::{Kind, Settings, SyslogFormat};
+use super::settings::{Kind, Settings, SyslogFormat, BROADCAST};
+use super::sys::clock;
 use super::sys::console::{self, Console, Delivery, Record, Urgency};
 use super::sys::link::{Link, Sent};
 use super::sys::netdev::{Device, Rtnl};
@@ -13,9 +14,10 @@ use super::wire::frame::{MacAddr, Path};
 use super::wire::log::basic::Basic;
 use super::wire::log::extended::Extended;
 use super::wire::log::netlog::Stream;
-use super::wire::log::{syslog, Datagrams, MAX_DATAGRAM};
+use super::wire::log::syslog::{Escapes, Rfc5424};
+use super::wire::log::{self, syslog, Datagrams, Priority, UnixTime, MAX_DATAGRAM};
 use super::wire::{Result, Writer};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::sync::Arc;
 
 /// The console that a target belongs to: who needs the header of /dev/kmsg cannot share one with who does not, and the
@@ -62,7 +64,13 @@ pub struct Shared {
     pub userdata: Snapshot,
     /// Number of the newest record with [`Sysdata::MessageId`].
     message_id: AtomicU32,
+    /// Place of the next byte in the stream of a netlog target.
+    offset: AtomicU32,
+    next_hop: AtomicU64,
 }
+
+/// Marks that there is an address in [`Shared::next_hop`].
+const KNOWN: u64 = 1 << 48;
 
 impl Shared {
     /// For a new target.
@@ -73,7 +81,29 @@ impl Shared {
             sysdata: AtomicU32::new(0),
             userdata: Snapshot::new(),
             message_id: AtomicU32::new(0),
+            offset: AtomicU32::new(0),
+            next_hop: AtomicU64::new(0),
         }
+    }
+
+    /// The Ethernet address that has been found for the next hop.
+    pub fn next_hop(&self) -> Option<[u8; 6]> {
+        let value = self.next_hop.load(Ordering::Acquire);
+        let [_, _, mac @ ..] = value.to_be_bytes();
+        (value & KNOWN != 0).then_some(mac)
+    }
+
+    /// It has been found, or is to be found anew.
+    pub fn set_next_hop(&self, mac: Option<[u8; 6]>) {
+        let value = mac.map_or(0, |[a, b, c, d, e, f]| KNOWN | u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+        self.next_hop.store(value, Ordering::Release);
+    }
+
+    /// So many bytes of the stream have been given to the target, sent or not.
+    fn skip(&self, bytes: usize) {
+        let mut stream = Stream::new(self.offset.load(Ordering::Relaxed));
+        stream.skip(bytes);
+        self.offset.store(stream.offset(), Ordering::Relaxed);
     }
 
     /// Datagrams that were not sent.
@@ -92,6 +122,8 @@ pub struct Outlet {
     link: Link,
     shared: Arc<Shared>,
     progress: Progress,
+    pace: Pace,
+    sequence: syslog::SequenceId,
     buffer: [u8; MAX_DATAGRAM],
     sysdata: [u8; SYSDATA_ROOM],
 }
@@ -121,15 +153,19 @@ impl Outlet {
             device,
             shared,
             progress: Progress::default(),
+            pace: Pace::begin(),
+            sequence: syslog::SequenceId::default(),
             buffer: [0; MAX_DATAGRAM],
             sysdata: [0; SYSDATA_ROOM],
         })
     }
 
+    /// Where to send to: what is configured, or else what has been found, or else everybody.
     fn path(&self) -> Path {
+        let peer_mac = self.settings.remote_mac.or_else(|| self.shared.next_hop()).unwrap_or(BROADCAST);
         Path {
             local_mac: MacAddr(self.device.mac()),
-            peer_mac: MacAddr(self.settings.remote_mac.unwrap_or(super::settings::BROADCAST)),
+            peer_mac: MacAddr(peer_mac),
             local: self.settings.addresses.local(),
             peer: self.settings.addresses.remote(),
             local_port: self.settings.local_port(),
@@ -142,7 +178,7 @@ impl Outlet {
 impl console::Outlet for Outlet {
     fn deliver(&mut self, record: &Record<'_>, urgency: Urgency) -> Delivery {
         let again = self.progress.seq == Some(record.seq);
-        if again && self.progress.done || params::leaves_out() || !self.device.is_running() {
+        if again && self.progress.done || params::leaves_out() {
             return Delivery::Done;
         }
         if !again {
@@ -151,21 +187,97 @@ impl console::Outlet for Outlet {
                 self.shared.message_id.fetch_add(1, Ordering::Relaxed);
             }
         }
+        if !self.device.is_running() {
+            // Nothing can be sent, but the other end shall see that something is missing.
+            self.shared.skip(record.text.len());
+            self.progress.done = true;
+            return Delivery::Done;
+        }
+        if let Some(pause) = self.must_wait(record, urgency) {
+            return Delivery::Later(pause);
+        }
         let path = self.path();
-        let Self { settings, link, shared, progress, buffer, sysdata, .. } = self;
+        let Self { settings, link, shared, progress, buffer, sysdata, sequence, .. } = self;
         let mut sender = Sending { link, shared, path, urgency, progress, buffer };
-        match settings.kind {
-            Kind::Netconsole if settings.extended => {
+        match (settings.kind, settings.syslog_format) {
+            (Kind::Netconsole, _) if settings.extended => {
                 let sysdata = sysdata_lines(shared, record, sysdata);
                 let release: &[u8] = if settings.release { system::names().release.to_bytes() } else { &[] };
                 shared.userdata.with(|userdata| {
                     sender.send(&mut Extended { release, record: record.text, userdata, sysdata }.datagrams())
                 })
             }
-            Kind::Netconsole => sender.send(&mut Basic::new(record.text)),
-            Kind::Netlog => sender.send(&mut Stream::new(0).send(record.text)),
-            Kind::Syslog => sender.send(&mut syslog::Original::new(record.text)),
+            (Kind::Netconsole, _) => sender.send(&mut Basic::new(record.text)),
+            (Kind::Netlog, _) => {
+                let mut stream = Stream::new(shared.offset.load(Ordering::Relaxed));
+                let delivery = sender.send(&mut stream.send(record.text));
+                if delivery == Delivery::Done {
+                    shared.skip(record.text.len());
+                }
+                delivery
+            }
+            (Kind::Syslog, SyslogFormat::Classic) => sender.send(&mut syslog::Original::new(record.text)),
+            (Kind::Syslog, SyslogFormat::Rfc5424) => {
+                let Ok(parsed) = log::record::Record::parse(record.text) else { return Delivery::Done };
+                let header = syslog::Header {
+                    priority: Priority::from_record(parsed.header.priority),
+                    time: Some(UnixTime(clock::time_of_day(parsed.header.time_us))),
+                    hostname: system::names().hostname.to_bytes(),
+                };
+                let mut next = *sequence;
+                let lines = &mut Rfc5424::new(header, &mut next, parsed.text(), Escapes::Printk);
+                let delivery = sender.send(lines);
+                if delivery == Delivery::Done {
+                    *sequence = next;
+                }
+                delivery
+            }
         }
+    }
+}
+
+/// Replay of the log that was there before, to servers that a whole fleet may speak to at once: at most this long after
+/// the target has come into use it begins, in milliseconds, ...
+const SPREAD_MS: u32 = 5_000;
+/// ... and so many bytes a second it takes on average.
+const REPLAY_RATE: u64 = 32 * 1024;
+/// How long the thread sleeps at most, in microseconds: it may have to end.
+const NAP_US: u64 = 50_000;
+/// How long records wait for the next hop's Ethernet address to be found, in nanoseconds.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// The module goes: nothing waits any more.
+static HURRY: AtomicBool = AtomicBool::new(false);
+
+/// Ends all waiting, for the module's end.
+pub fn hurry() {
+    HURRY.store(true, Ordering::Relaxed);
+}
+
+/// When the next record of the replay is due.
+struct Pace {
+    begun: u64,
+    next: u64,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        let begun = clock::monotonic();
+        let spread = u64::from(clock::random(SPREAD_MS)).saturating_mul(1_000_000);
+        Self { begun, next: begun.saturating_add(spread) }
+    }
+
+    /// Whether a record of that length has to wait, and how long; if not, the one after it has to.
+    fn must_wait(&mut self, len: usize) -> Option<u32> {
+        let now = clock::monotonic();
+        if now < self.next {
+            return Some(((self.next - now) / 1000).clamp(1, NAP_US) as u32);
+        }
+        // Between none and twice the average.
+        let average = (len as u64).saturating_mul(1_000_000_000) / REPLAY_RATE;
+        let jitter = u64::from(clock::random(2048)).saturating_mul(average) / 1024;
+        self.next = now.saturating_add(jitter);
+        None
     }
 }
 
@@ -173,6 +285,27 @@ impl Outlet {
     /// Waits until the device has sent all. Panic path.
     pub fn drain(&mut self) {
         self.link.drain();
+    }
+
+    /// How many microseconds a record has to wait, if at all: because it is part of the replay, or because it is not known
+    /// yet where to send it. Nothing waits in a panic.
+    fn must_wait(&mut self, record: &Record<'_>, urgency: Urgency) -> Option<u32> {
+        if self.settings.kind == Kind::Netconsole || urgency == Urgency::Panic || HURRY.load(Ordering::Relaxed) {
+            return None;
+        }
+        if self.settings.remote_mac.is_none() && self.shared.next_hop().is_none() {
+            let waited = clock::monotonic().saturating_sub(self.pace.begun);
+            if waited < PATIENCE_NS {
+                return Some(NAP_US as u32);
+            }
+        }
+        if record.seq >= console(&self.settings).backlog() {
+            return None;
+        }
+        match urgency {
+            Urgency::Thread => self.pace.must_wait(record.text.len()),
+            Urgency::Emergency | Urgency::Panic => Some(RETRY_US),
+        }
     }
 
     fn has(&self, sysdata: Sysdata) -> bool {

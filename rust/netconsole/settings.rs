@@ -267,6 +267,11 @@ impl Settings {
         })
     }
 
+    /// Whether the device follows from the route.
+    pub fn is_routed(&self) -> bool {
+        self.kind != Kind::Netconsole && self.device() == DeviceName::NONE && self.bound_by_mac().is_none()
+    }
+
     /// The device's address, if that is what binds it.
     pub fn bound_by_mac(&self) -> Option<[u8; 6]> {
         let [first, ..] = self.device_mac;

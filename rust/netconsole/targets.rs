@@ -6,7 +6,7 @@
 //! Three locks, taken in this order: [`CONTROL`] while anything is being switched, RTNL, the list's own.
 
 use super::outlet::{self, Outlet, Shared, Sysdata, CONSOLES};
-use super::settings::{DeviceName, Kind, Settings, SyslogFormat};
+use super::settings::{DeviceName, Kind, Settings, SyslogFormat, BROADCAST};
 use super::sys::console::Attached;
 use super::sys::listed::Listed;
 use super::sys::netdev::{Changed, Device, Event, Rtnl};
@@ -14,7 +14,7 @@ use super::sys::nic::Find;
 use super::sys::text;
 use super::sys::work::{self, DelayedWork};
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -61,6 +61,8 @@ pub struct Target {
     live: Option<Live>,
     /// Its device has come back.
     resume: bool,
+    /// It comes from a parameter that is ours, could not be switched on, and is tried again.
+    retry: bool,
     userdata: KVec<Userdatum>,
 }
 
@@ -68,6 +70,8 @@ pub struct Target {
 struct Live {
     device: Arc<Device>,
     outlet: Use,
+    /// The device follows from the route; this is its name.
+    by_route: Option<DeviceName>,
 }
 
 enum Use {
@@ -91,14 +95,35 @@ impl Target {
         self.live.as_ref().map(|live| live.device.mac())
     }
 
-    /// The Ethernet address that it sends to.
+    /// The Ethernet address that it sends to: what is configured, or else what has been found.
     pub fn remote_mac(&self) -> [u8; 6] {
-        self.settings.remote_mac.unwrap_or(super::settings::BROADCAST)
+        let found = || self.live.as_ref().and_then(|_| self.shared.next_hop());
+        self.settings.remote_mac.or_else(found).unwrap_or(BROADCAST)
+    }
+
+    /// The name of its device.
+    pub fn device(&self) -> DeviceName {
+        let by_route = self.live.as_ref().and_then(|live| live.by_route);
+        by_route.unwrap_or(self.settings.device())
+    }
+
+    /// Its device has another name now.
+    fn rename(&mut self, name: DeviceName) {
+        match self.live.as_mut() {
+            Some(Live { by_route: Some(known), .. }) => *known = name,
+            _ => self.settings.device = Some(name),
+        }
+    }
+
+    /// Whether the way to the other end is to be followed.
+    fn is_followed(&self) -> bool {
+        let routed = |live: &Live| live.by_route.is_some() || self.settings.remote_mac.is_none();
+        self.live.as_ref().is_some_and(routed)
     }
 
     /// Stops using the device, which the caller has to close.
     fn leave(&mut self) -> Option<Arc<Device>> {
-        let Live { device, outlet } = self.live.take()?;
+        let Live { device, outlet, .. } = self.live.take()?;
         match outlet {
             Use::Attached(attached) => drop(attached.detach()),
             Use::Prepared(outlet) => drop(outlet),
@@ -107,6 +132,8 @@ impl Target {
         if self.settings.bound_by_mac().is_some() {
             self.settings.device = Some(DeviceName::NONE);
         }
+        // What was known of the next hop is of no use through another device.
+        self.shared.set_next_hop(None);
         Some(device)
     }
 
@@ -150,6 +177,7 @@ fn add(settings: Settings, parameter: Option<(Kind, u32)>) -> Result<Id> {
         shared: Arc::new(Shared::new(), GFP_KERNEL)?,
         live: None,
         resume: false,
+        retry: false,
         userdata: KVec::new(),
     };
     let target = KBox::new(target, GFP_KERNEL)?;
@@ -167,16 +195,25 @@ pub fn add_parameter(string: &CStr, kind: Kind, format: SyslogFormat) {
         let Some(settings) = Settings::parse(part, kind, format) else { continue };
         settings.print();
         let Ok(id) = add(settings, Some((kind, number))) else { continue };
-        if CONTROL.with(|_| switch_on(id)).is_err() {
-            pr_err!("Not enabling netconsole for {}{}. Netpoll setup failed\n", kind.parameter_name(), number);
+        if CONTROL.with(|_| switch_on(id, true)).is_err() {
+            if kind == Kind::Netconsole {
+                pr_err!("Not enabling netconsole for {}{}. Netpoll setup failed\n", kind.parameter_name(), number);
+            } else {
+                pr_warn!("{}{} waits for the network\n", kind.parameter_name(), number);
+                let _ = with(id, |target| {
+                    target.retry = true;
+                    Ok(())
+                });
+            }
         }
         outlet::console(&settings).replay();
         number += 1;
     }
 }
 
-/// Registers the consoles of all targets there are.
+/// Registers the consoles of all targets there are, and begins to follow their ways.
 pub fn register_consoles() {
+    WORK.soon(0);
     for console in CONSOLES {
         if TARGETS
             .with(|targets| targets.iter().any(|target| core::ptr::eq(outlet::console(&target.settings), console)))
@@ -244,6 +281,7 @@ pub fn switch(id: Id, text: &CStr) -> Result {
             if target.state == State::Deactivated {
                 target.state = State::Disabled;
             }
+            target.retry = false;
             let enabled = target.state == State::Enabled;
             if enable == enabled {
                 pr_info!("network logging has already {}\n", if enabled { "started" } else { "stopped" });
@@ -266,7 +304,8 @@ pub fn switch(id: Id, text: &CStr) -> Result {
         }
         outlet::console(&settings).register();
         settings.print();
-        switch_on(id)?;
+        switch_on(id, true)?;
+        WORK.later(RETRY);
         pr_info!("network logging started\n");
         Ok(())
     })
@@ -283,27 +322,34 @@ fn unregister_consoles(id: Id) {
     }
 }
 
-/// Brings a target's device up and begins to send through it. Under [`CONTROL`].
-fn switch_on(id: Id) -> Result {
+/// Brings a target's device up and begins to send through it. Under [`CONTROL`]. `say` why it cannot be.
+fn switch_on(id: Id, say: bool) -> Result {
     let mut settings = with(id, |target| Ok(target.settings))?;
     let shared = with(id, |target| Ok(target.shared.clone()))?;
     {
         let mut rtnl = Rtnl::lock();
-        let device = open(&mut rtnl, &mut settings)?;
-        settings.device = Some(DeviceName(device.name(&rtnl)));
+        let (device, by_route) = open(&mut rtnl, &mut settings, say)?;
+        let name = DeviceName(device.name(&rtnl));
         let outlet = Outlet::new(settings, device.clone(), shared, &rtnl)
             .and_then(|outlet| Ok(KBox::new(outlet, GFP_KERNEL)?))
             .inspect_err(|_| device.close(&rtnl))?;
         // Under RTNL, so that what happens to the device from now on finds the target in use.
         with(id, |target| {
-            target.settings = settings;
             target.state = State::Enabled;
-            target.live = Some(Live { device, outlet: Use::Prepared(outlet) });
+            target.retry = false;
+            if !by_route {
+                target.settings.addresses = settings.addresses;
+                target.settings.device = Some(name);
+            }
+            let outlet = Use::Prepared(outlet);
+            target.live = Some(Live { device, outlet, by_route: by_route.then_some(name) });
             Ok(())
         })?;
     }
     // What polls the driver has begun to do so before netpoll was there ends.
     Device::settle();
+    // Before the first record: it is either known or asked for now.
+    follow_next_hops();
     let device = with(id, |target| {
         // It may have gone again meanwhile.
         let Some(live) = target.live.as_mut() else { return Ok(None) };
@@ -324,25 +370,38 @@ fn switch_on(id: Id) -> Result {
     Ok(())
 }
 
-/// Finds the device, takes it up, finds the local address if there is none yet, and registers with netpoll.
-fn open(rtnl: &mut Rtnl, settings: &mut Settings) -> Result<Arc<Device>> {
-    let name = settings.device();
-    let found = match CStr::from_bytes_until_nul(&name.0) {
-        Ok(text) if !text.is_empty() => Device::find(rtnl, Find::Name(text)),
-        _ => match settings.bound_by_mac() {
-            Some(mac) => Device::find(rtnl, Find::Mac(mac)),
-            None => Err(ENODEV),
-        },
-    };
-    let mut device = found.inspect_err(|_| {
-        pr_err!("netconsole: {} doesn't exist, aborting\n", settings.show_device());
+/// Finds the device, takes it up, finds the local address if there is none yet, and registers with netpoll. The device
+/// and whether it follows from the route.
+fn open(rtnl: &mut Rtnl, settings: &mut Settings, say: bool) -> Result<(Arc<Device>, bool)> {
+    let local = settings.addresses.local();
+    let local = (!local.is_unspecified()).then_some(local);
+    if settings.is_routed() {
+        let remote = settings.addresses.remote();
+        let (mut device, local) = Device::towards(rtnl, remote, local).map_err(|why| {
+            if say {
+                pr_err!("{}: {}\n", settings.kind.name(), format_args!("{why}"));
+            }
+            ENETUNREACH
+        })?;
+        settings.addresses.set_local(local);
+        device.set_up(rtnl)?;
+        return Ok((Arc::new(device, GFP_KERNEL)?, true));
+    }
+    let mut device = find(rtnl, settings).inspect_err(|_| {
+        if say {
+            pr_err!("netconsole: {} doesn't exist, aborting\n", settings.show_device());
+        }
     })?;
     if device.has_master(rtnl) {
-        pr_err!("netconsole: {} is a slave device, aborting\n", settings.show_device());
+        if say {
+            pr_err!("netconsole: {} is a slave device, aborting\n", settings.show_device());
+        }
         return Err(EBUSY);
     }
     if !device.is_running() {
-        pr_info!("netconsole: device {} not up yet, forcing it\n", settings.show_device());
+        if say {
+            pr_info!("netconsole: device {} not up yet, forcing it\n", settings.show_device());
+        }
         device.open(rtnl).inspect_err(|_| {
             pr_err!("netconsole: failed to open {}\n", text::Lossy(DeviceName(device.name(rtnl)).bytes()));
         })?;
@@ -355,23 +414,85 @@ fn open(rtnl: &mut Rtnl, settings: &mut Settings) -> Result<Arc<Device>> {
             return Err(ENODEV);
         }
     }
-    if settings.addresses.local().is_unspecified() {
+    if local.is_none() {
         let remote = settings.addresses.remote();
         let (label, what) = if remote.is_ipv6() { ("IPv6", "IPv6 ") } else { ("IP", "IP ") };
         let Some(local) = device.local_address(rtnl, remote) else {
-            pr_err!("netconsole: no {}address for {}, aborting\n", what, settings.show_device());
+            if say {
+                pr_err!("netconsole: no {}address for {}, aborting\n", what, settings.show_device());
+            }
             return Err(EDESTADDRREQ);
         };
         settings.addresses.set_local(local);
         pr_info!("netconsole: local {} {}\n", label, text::ShowIp(local));
     }
     device.set_up(rtnl)?;
-    Ok(Arc::new(device, GFP_KERNEL)?)
+    Ok((Arc::new(device, GFP_KERNEL)?, false))
+}
+
+/// The device by name, or else by its address.
+fn find(rtnl: &Rtnl, settings: &Settings) -> Result<Device> {
+    let name = settings.device();
+    match CStr::from_bytes_until_nul(&name.0) {
+        Ok(text) if !text.is_empty() => Device::find(rtnl, Find::Name(text)),
+        _ => Device::find(rtnl, Find::Mac(settings.bound_by_mac().ok_or(ENODEV)?)),
+    }
+}
+
+/// Whether there is a target whose next hop or device has to be followed.
+static FOLLOWING: AtomicBool = AtomicBool::new(false);
+
+/// After a change, wait for the others that come with it, in milliseconds.
+const SETTLE: u32 = 100;
+/// Look again while something is missing, in milliseconds.
+const RETRY: u32 = 2_000;
+/// Look again while nothing is: routes may change without a notification, and neighbours are kept fresh.
+const REFRESH: u32 = 30_000;
+
+/// Finds the next hop's Ethernet address of each target that has none configured. What has been found before stays while
+/// the kernel does not know it: old knowledge is better than none. Whether all are known.
+fn follow_next_hops() -> bool {
+    let rtnl = Rtnl::lock();
+    let mut known = true;
+    TARGETS.with(|targets| {
+        let following = targets.iter().any(|target| target.is_followed());
+        FOLLOWING.store(following, Ordering::Release);
+        for target in targets.iter_mut().filter(|target| target.settings.remote_mac.is_none()) {
+            let Some(live) = &target.live else { continue };
+            let addresses = &target.settings.addresses;
+            match live.device.next_hop(&rtnl, addresses.remote(), addresses.local()) {
+                Ok(mac) => target.shared.set_next_hop(Some(mac)),
+                Err(_) => known &= target.shared.next_hop().is_some(),
+            }
+        }
+    });
+    known
+}
+
+/// A target in use whose route leads through another device now.
+fn misrouted() -> Option<Id> {
+    let rtnl = Rtnl::lock();
+    TARGETS.with(|targets| {
+        let moved = |target: &&mut KBox<Target>| {
+            let Some(live) = target.live.as_ref().filter(|live| live.by_route.is_some()) else { return false };
+            let addresses = &target.settings.addresses;
+            !live.device.is_on_route(&rtnl, addresses.remote(), addresses.local())
+        };
+        targets.iter_mut().find(moved).map(|target| target.id)
+    })
+}
+
+/// A neighbour or a route may have changed. Any context.
+pub fn on_neighbour() {
+    if FOLLOWING.load(Ordering::Acquire) {
+        WORK.soon(SETTLE);
+    }
 }
 
 /// Something has happened to a device.
 pub fn on_device(rtnl: &Rtnl, event: Event, changed: &Changed<'_>) {
     if event == Event::Other {
+        on_neighbour();
         return;
     }
     let mut stopped = false;
@@ -381,7 +502,7 @@ pub fn on_device(rtnl: &Rtnl, event: Event, changed: &Changed<'_>) {
             if target.live.as_ref().is_some_and(|live| live.device.id() == changed.device) {
                 let state = match event {
                     Event::Renamed => {
-                        target.settings.device = Some(DeviceName(*changed.name));
+                        target.rename(DeviceName(*changed.name));
                         None
                     }
                     Event::Joining | Event::Releasing => Some(State::Disabled),
@@ -390,6 +511,8 @@ pub fn on_device(rtnl: &Rtnl, event: Event, changed: &Changed<'_>) {
                 };
                 if let Some(state) = state {
                     target.state = state;
+                    target.retry = target.live.as_ref().is_some_and(|live| live.by_route.is_some());
+                    resume |= target.retry;
                     stopped = true;
                     if let Some(device) = target.leave() {
                         device.close(rtnl);
@@ -420,16 +543,12 @@ pub fn on_device(rtnl: &Rtnl, event: Event, changed: &Changed<'_>) {
 /// Begins to take up targets when their devices come back.
 pub fn start() {
     CONTROL.with(|control| *control = Some(()));
-    WORK.start(resume);
+    WORK.start(update);
 }
 
-/// Nothing is taken up any more.
-pub fn stop() {
+/// Forgets all targets, and nothing is taken up any more. Those that are left come from parameters.
+pub fn end() {
     WORK.stop();
-}
-
-/// Forgets all targets: those that are left come from parameters.
-pub fn remove_all() {
     while let Some(id) = TARGETS.with(|targets| targets.first().map(|target| target.id)) {
         remove(id);
     }
@@ -439,32 +558,60 @@ pub fn remove_all() {
     }
 }
 
-/// Takes up the targets whose device has come back. Process context.
-fn resume() {
-    CONTROL.with(|_| {
+/// Takes up the targets whose device has come back, or that wait for the network, and follows the way of the others.
+/// Process context.
+fn update() {
+    let complete = CONTROL.with(|_| {
         while let Some(id) = TARGETS.with(|targets| {
             let target = targets.iter_mut().find(|target| target.resume && target.state == State::Deactivated)?;
             target.resume = false;
             Some(target.id)
         }) {
-            match switch_on(id) {
-                Ok(()) => {
-                    let _ = with(id, |target| {
-                        let name = target.settings.device();
-                        pr_info!("network logging resumed on interface {}\n", text::Lossy(name.bytes()));
-                        Ok(())
-                    });
+            // Once, as upstream.
+            let resumed = switch_on(id, true).is_ok();
+            let _ = with(id, |target| {
+                if resumed {
+                    let name = target.device();
+                    pr_info!("network logging resumed on interface {}\n", text::Lossy(name.bytes()));
+                } else {
+                    target.state = State::Disabled;
                 }
-                Err(_) => {
-                    // Once, as upstream.
-                    let _ = with(id, |target| {
-                        target.state = State::Disabled;
-                        Ok(())
-                    });
-                }
+                Ok(())
+            });
+        }
+        let mut complete = true;
+        let mut last = None;
+        while let Some(id) = TARGETS.with(|targets| {
+            let waits = |target: &&mut KBox<Target>| target.retry && last.is_none_or(|last: Id| target.id.0 > last.0);
+            Some(targets.iter_mut().find(waits)?.id)
+        }) {
+            last = Some(id);
+            if switch_on(id, false).is_ok() {
+                let _ = with(id, |target| {
+                    let kind = target.settings.kind.name();
+                    pr_info!("{} begins on interface {}\n", kind, text::Lossy(target.device().bytes()));
+                    Ok(())
+                });
+            } else {
+                complete = false;
             }
         }
+        if let Some(id) = misrouted() {
+            let device = with(id, |target| {
+                target.state = State::Disabled;
+                target.retry = true;
+                Ok(target.leave())
+            });
+            close(device.ok().flatten());
+            let _ = switch_on(id, true);
+            complete = false;
+        }
+        follow_next_hops() && complete
     });
+    let waiting = TARGETS.with(|targets| targets.iter().any(|target| target.is_followed() || target.retry));
+    if waiting {
+        WORK.later(if complete { REFRESH } else { RETRY });
+    }
 }
 
 /// Switches a kind of system data on or off.

@@ -44,10 +44,12 @@
 #include <linux/page-flags.h>
 #include <linux/panic.h>
 #include <linux/panic_notifier.h>
+#include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/reboot.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/debug.h>
 #include <linux/sched/signal.h>
 #include <linux/skbuff.h>
@@ -203,6 +205,9 @@ unsigned long nd_preempt_count_with_softirq(unsigned long count);
 void *nd_find_claim(void);
 void nd_put_claim(void);
 bool nd_within_module(void *address, void *module);
+struct net *nd_dev_net(struct net_device *dev);
+unsigned long nd_local_clock(void);
+unsigned int nd_random(void);
 void nd_list_lock(void);
 void nd_list_unlock(void);
 

@@ -53,3 +53,25 @@ pub fn spin_us(usecs: u32) {
     // SAFETY: As above.
     unsafe { bindings::nd_udelay((usecs % 1000) as c_ulong) }
 }
+
+/// Nanoseconds of a clock that only goes forward while the machine is well. Any context.
+#[allow(dead_code)] // netconsole.ko's
+pub fn monotonic() -> u64 {
+    raw()
+}
+
+/// The time of day, in microseconds since 1970, at which printk's clock showed `printed_us`. Any context.
+#[allow(dead_code)] // netconsole.ko's
+pub fn time_of_day(printed_us: u64) -> u64 {
+    // SAFETY: Both are readable in any context, NMI included.
+    let (real, local) = unsafe { (bindings::ktime_get_real_fast_ns(), bindings::nd_local_clock() as u64) };
+    (real / 1000).saturating_sub((local / 1000).saturating_sub(printed_us))
+}
+
+/// A random number below `limit`, which is not 0. Not for panics.
+#[allow(dead_code)] // netconsole.ko's
+pub fn random(limit: u32) -> u32 {
+    // SAFETY: Callable with interrupts off.
+    let number = unsafe { bindings::nd_random() };
+    number % limit
+}

@@ -139,7 +139,6 @@ impl<T: Outlet> Console<T> {
         self.registered.load(Ordering::Acquire)
     }
 
-    #[allow(dead_code)]
     /// Number of the first record that was not there yet when the console was registered. Panic path.
     pub fn backlog(&self) -> u64 {
         self.backlog.load(Ordering::Acquire)

@@ -589,3 +589,18 @@ bool nd_within_module(void *address, void *module)
 {
 	return within_module((unsigned long)address, module);
 }
+
+struct net *nd_dev_net(struct net_device *dev)
+{
+	return dev_net(dev);
+}
+
+unsigned long nd_local_clock(void)
+{
+	return local_clock();
+}
+
+unsigned int nd_random(void)
+{
+	return get_random_u32();
+}

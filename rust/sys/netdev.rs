@@ -5,6 +5,7 @@
 
 use super::bindings;
 use super::nic::Find;
+use super::route::{self, NoRoute};
 use core::ffi::{c_int, c_void, CStr};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -64,22 +65,58 @@ unsafe impl Sync for Device {}
 
 impl Device {
     /// Looks a device up in the network namespace of the running task, and holds it.
-    pub fn find(_: &Rtnl, what: Find<'_>) -> Result<Self> {
-        let mut netpoll: KBox<bindings::netpoll> = KBox::new(bindings::netpoll::default(), GFP_KERNEL)?;
-        netpoll.name = c"netconsole".as_char_ptr();
-        // SAFETY: Under RTNL, where no device goes away; the tracker stays in its box.
+    pub fn find(rtnl: &Rtnl, what: Find<'_>) -> Result<Self> {
+        // SAFETY: Under RTNL, where no device goes away.
         unsafe {
             let net = bindings::nd_current_net();
             let dev = match what {
                 Find::Name(name) => bindings::__dev_get_by_name(net, name.as_char_ptr()),
                 Find::Mac(mac) => bindings::dev_getbyhwaddr(net, bindings::ARPHRD_ETHER as c_ushort, mac.as_ptr()),
             };
-            if dev.is_null() {
-                return Err(ENODEV);
-            }
-            bindings::nd_dev_hold(dev, &raw mut netpoll.dev_tracker);
-            Ok(Self { netpoll, dev, set_up: false, closed: AtomicBool::new(false) })
+            Self::hold(rtnl, dev)
         }
+    }
+
+    /// # Safety
+    ///
+    /// `dev` is null or a device that has been looked up under the same RTNL.
+    unsafe fn hold(_: &Rtnl, dev: *mut bindings::net_device) -> Result<Self> {
+        let mut netpoll: KBox<bindings::netpoll> = KBox::new(bindings::netpoll::default(), GFP_KERNEL)?;
+        netpoll.name = c"netconsole".as_char_ptr();
+        if dev.is_null() {
+            return Err(ENODEV);
+        }
+        // SAFETY: By this function's contract; the tracker stays in its box.
+        unsafe { bindings::nd_dev_hold(dev, &raw mut netpoll.dev_tracker) };
+        Ok(Self { netpoll, dev, set_up: false, closed: AtomicBool::new(false) })
+    }
+
+    /// The device that the routing table of the running task's network namespace has for `peer`, held, and our address
+    /// there, which is `source` if that is given.
+    pub fn towards(rtnl: &Rtnl, peer: IpAddr, source: Option<IpAddr>) -> Result<(Self, IpAddr), NoRoute> {
+        // SAFETY: The running task holds its namespace.
+        let route = route::lookup_in(unsafe { bindings::nd_current_net() }, peer, source, 0)?;
+        // SAFETY: Under RTNL.
+        let dev = unsafe { bindings::__dev_get_by_index(bindings::nd_current_net(), route.ifindex) };
+        // SAFETY: As above.
+        let this = unsafe { Self::hold(rtnl, dev) }.map_err(|_| NoRoute::Unreachable)?;
+        Ok((this, route.source))
+    }
+
+    /// Whether the routing table has this device for `peer`; also if it has none at the moment.
+    pub fn is_on_route(&self, _: &Rtnl, peer: IpAddr, source: IpAddr) -> bool {
+        // SAFETY: Held, and under RTNL, where it does not change its namespace.
+        let (net, ifindex) = unsafe { (bindings::nd_dev_net(self.dev), (*self.dev).ifindex) };
+        route::lookup_in(net, peer, Some(source), 0).map_or(true, |route| route.ifindex == ifindex)
+    }
+
+    /// The Ethernet address of the next hop on the way to `peer` through this device, as far as the kernel knows it; if
+    /// it does not, it is asked to find out.
+    pub fn next_hop(&self, _: &Rtnl, peer: IpAddr, source: IpAddr) -> Result<[u8; 6], NoRoute> {
+        // SAFETY: Held, and under RTNL, where it does not change its namespace.
+        let (net, ifindex) = unsafe { (bindings::nd_dev_net(self.dev), (*self.dev).ifindex) };
+        let route = route::lookup_in(net, peer, Some(source), ifindex)?;
+        route::neighbour(route.next_hop, self.dev)
     }
 
     /// Whether it belongs to a bond, a bridge or the like.

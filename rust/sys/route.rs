@@ -44,9 +44,19 @@ pub struct Route {
 ///
 /// `ifindex` 0 lets the table choose the device; `source` likewise.
 pub fn lookup(server: IpAddr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
+    lookup_in(&raw mut bindings::init_net, server, source, ifindex)
+}
+
+/// The same in any network namespace. Process context; the caller holds the namespace.
+pub(super) fn lookup_in(
+    net: *mut bindings::net,
+    server: IpAddr,
+    source: Option<IpAddr>,
+    ifindex: i32,
+) -> Result<Route, NoRoute> {
     match server {
-        IpAddr::V4(server) => lookup4(server, source, ifindex),
-        IpAddr::V6(server) => lookup6(server, source, ifindex),
+        IpAddr::V4(server) => lookup4(net, server, source, ifindex),
+        IpAddr::V6(server) => lookup6(net, server, source, ifindex),
     }
 }
 
@@ -59,7 +69,7 @@ fn is_err<T>(ptr: *const T) -> bool {
     (ptr as usize) > usize::MAX - MAX_ERRNO
 }
 
-fn lookup4(server: Ipv4Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
+fn lookup4(net: *mut bindings::net, server: Ipv4Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
     let mut flow = bindings::flowi4::default();
     flow.__fl_common.flowic_oif = ifindex;
     flow.__fl_common.flowic_proto = 17;
@@ -69,7 +79,7 @@ fn lookup4(server: Ipv4Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Rou
     }
     // SAFETY: The flow lives through the call; the route that comes back is ours until it is released.
     unsafe {
-        let rt = bindings::ip_route_output_flow(&raw mut bindings::init_net, &raw mut flow, core::ptr::null());
+        let rt = bindings::ip_route_output_flow(net, &raw mut flow, core::ptr::null());
         if is_err(rt) {
             return Err(NoRoute::Unreachable);
         }
@@ -96,7 +106,7 @@ fn from_in6(raw: bindings::in6_addr) -> Ipv6Addr {
     Ipv6Addr::from(unsafe { raw.in6_u.u6_addr8 })
 }
 
-fn lookup6(server: Ipv6Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
+fn lookup6(net: *mut bindings::net, server: Ipv6Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Route, NoRoute> {
     let mut flow = bindings::flowi6::default();
     flow.__fl_common.flowic_oif = ifindex;
     flow.__fl_common.flowic_proto = 17;
@@ -106,7 +116,6 @@ fn lookup6(server: Ipv6Addr, source: Option<IpAddr>, ifindex: i32) -> Result<Rou
     }
     // SAFETY: As for IPv4.
     unsafe {
-        let net = &raw mut bindings::init_net;
         let dst = bindings::ip6_route_output_flags(net, core::ptr::null(), &raw mut flow, 0);
         if is_err(dst) || (*dst).error != 0 {
             if !is_err(dst) {
