@@ -154,7 +154,7 @@ attribute!(
     READ_WRITE,
     |target, page| {
         // A name need not be text.
-        let _ = page.write_bytes(target.settings.device().bytes());
+        let _ = page.write_bytes(target.device().bytes());
         let _ = page.write_str("\n");
         Ok(())
     },

@@ -211,13 +211,14 @@ pub fn add_parameter(string: &CStr, kind: Kind, format: SyslogFormat) {
     }
 }
 
-/// Registers the consoles of all targets there are, and begins to follow their ways.
+/// Registers the consoles of all targets there are, and begins to follow their ways. Where all wait for the network the
+/// console waits as well, so that the log which is replayed then is whole.
 pub fn register_consoles() {
     WORK.soon(0);
     for console in CONSOLES {
-        if TARGETS
-            .with(|targets| targets.iter().any(|target| core::ptr::eq(outlet::console(&target.settings), console)))
-        {
+        let is_ready =
+            |target: &KBox<Target>| !target.retry && core::ptr::eq(outlet::console(&target.settings), console);
+        if TARGETS.with(|targets| targets.iter().any(is_ready)) {
             console.register();
         }
     }
@@ -587,11 +588,14 @@ fn update() {
         }) {
             last = Some(id);
             if switch_on(id, false).is_ok() {
-                let _ = with(id, |target| {
+                let settings = with(id, |target| {
                     let kind = target.settings.kind.name();
                     pr_info!("{} begins on interface {}\n", kind, text::Lossy(target.device().bytes()));
-                    Ok(())
+                    Ok(target.settings)
                 });
+                if let Ok(settings) = settings {
+                    outlet::console(&settings).register();
+                }
             } else {
                 complete = false;
             }

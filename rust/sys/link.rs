@@ -9,6 +9,9 @@
 //! | emergency | for [`EMERGENCY_TRIES`] | leaves it to the thread |
 //! | panic, other CPUs run | for [`BEFORE_STOP_TRIES`] | polls the driver; what does not go stays in printk's buffer |
 //! | panic, alone | for [`AFTER_STOP_TRIES`] | polls the driver, runs its interrupt handler; what does not go is lost |
+//!
+//! While a dump has the device, what is printed is kept ([`Held`]) and sent afterwards. It cannot stay in printk's buffer:
+//! the dump keeps other text off all consoles for a while, and with it everything that waits there.
 
 use super::bindings;
 use super::console::Urgency;
@@ -67,6 +70,48 @@ pub struct Link {
     /// Frames that did not go although nobody else was left.
     lost: u32,
     prepared: bool,
+    /// None while it is being sent.
+    held: Option<Held>,
+}
+
+/// Datagrams that wait for the end of a dump, one behind the other, each after its length.
+struct Held {
+    bytes: KVec<u8>,
+    len: usize,
+}
+
+/// Room for them: some ten long ones, or more than a hundred lines.
+const HELD_ROOM: usize = 16 * 1024;
+
+impl Held {
+    fn new() -> Result<Self> {
+        Ok(Self { bytes: KVec::from_elem(0, HELD_ROOM, GFP_KERNEL)?, len: 0 })
+    }
+
+    /// False if there is no room. Panic path.
+    fn push(&mut self, datagram: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(datagram.len()) else { return false };
+        let Some((head, rest)) = self.bytes.get_mut(self.len..).and_then(|free| free.split_at_mut_checked(2)) else {
+            return false;
+        };
+        let Some(to) = rest.get_mut(..datagram.len()) else { return false };
+        to.copy_from_slice(datagram);
+        head.copy_from_slice(&len.to_be_bytes());
+        self.len += 2 + datagram.len();
+        true
+    }
+
+    /// Calls `f` with each, and forgets them. Panic path.
+    fn drain(&mut self, mut f: impl FnMut(&[u8])) {
+        let mut rest = self.bytes.get(..self.len).unwrap_or(&[]);
+        while let Some(([high, low], tail)) = rest.split_first_chunk::<2>() {
+            let len = usize::from(u16::from_be_bytes([*high, *low]));
+            let Some((datagram, tail)) = tail.split_at_checked(len) else { break };
+            f(datagram);
+            rest = tail;
+        }
+        self.len = 0;
+    }
 }
 
 impl Link {
@@ -83,6 +128,7 @@ impl Link {
             interrupted: 0,
             lost: 0,
             prepared: false,
+            held: Some(Held::new()?),
         })
     }
 
@@ -162,7 +208,12 @@ impl Link {
             return Sent::Dropped;
         }
         if peer::claims(dev) {
-            return Sent::NotNow;
+            let kept = alone && self.held.as_mut().is_some_and(|held| held.push(payload));
+            return if kept { Sent::Yes } else { Sent::NotNow };
+        }
+        if let Some(mut held) = self.held.take() {
+            held.drain(|datagram| _ = self.send_in_panic(path, datagram));
+            self.held = Some(held);
         }
         let inside = system::in_nmi() || system::in_hardirq();
         // SAFETY: The device is held.
