@@ -57,7 +57,7 @@ def module_file(lab, which: str) -> Path:
 
 def formats_of(which: str) -> tuple[str, ...]:
     """The formats of a module."""
-    return ("basic", "extended", "syslog") if which == "ours" else ("basic", "extended")
+    return tuple(PORTS) if which == "ours" else ("basic", "extended")
 
 
 def together(formats) -> tuple[str, ...]:

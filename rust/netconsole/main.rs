@@ -26,7 +26,7 @@ use sys::configfs::Subsystem;
 use sys::netdev::Events;
 use sys::on_panic::OnPanic;
 use sys::params;
-use sys::peer::Search;
+use sys::peer::{Memory, Search};
 
 module! {
     type: Netconsole,
@@ -54,7 +54,7 @@ impl kernel::Module for Netconsole {
         targets::add_parameter(given.netlog, Kind::Netlog, format);
         targets::add_parameter(given.syslog, Kind::Syslog, format);
         // If one of these fails, the targets are all there is to take back.
-        let peer = Search::start().inspect_err(|_| targets::end())?;
+        let peer = Search::start(report).inspect_err(|_| targets::end())?;
         let panic = OnPanic::register(on_panic).inspect_err(|_| targets::end())?;
         let mut this = Self { _panic: panic, _peer: peer, configfs: None, events: None };
         // From here on, `drop` takes back what there is.
@@ -70,6 +70,13 @@ impl kernel::Module for Netconsole {
 fn on_panic() {
     for console in outlet::CONSOLES {
         console.write_out(outlet::Outlet::drain);
+    }
+}
+
+/// In a panic, for a dump: what changes when something is printed.
+fn report(memory: &mut Memory) {
+    for console in outlet::CONSOLES {
+        console.report(memory, outlet::Outlet::report);
     }
 }
 

@@ -8,6 +8,7 @@ use super::sys::console::{self, Console, Delivery, Record, Urgency};
 use super::sys::link::{Link, Sent};
 use super::sys::netdev::{Device, Rtnl};
 use super::sys::params;
+use super::sys::peer::Memory;
 use super::sys::snapshot::Snapshot;
 use super::sys::system;
 use super::wire::frame::{MacAddr, Path};
@@ -306,6 +307,12 @@ impl Outlet {
             Urgency::Thread => self.pace.must_wait(record.text.len()),
             Urgency::Emergency | Urgency::Panic => Some(RETRY_US),
         }
+    }
+
+    /// What changes when a record is sent, but the outlet itself. Panic path.
+    pub fn report(&self, memory: &mut Memory) {
+        memory.value(&*self.shared);
+        self.link.report(memory);
     }
 
     fn has(&self, sysdata: Sysdata) -> bool {

@@ -189,6 +189,7 @@ fn report(plan: &mut Plan) {
     plan.changed.place(&raw const ENGINE, "state");
     plan.changed.place(&raw const PLAN, "state");
     system::report(&mut plan.changed);
+    claim::report(&mut plan.changed);
 }
 
 /// Answers the server until the engine says that it is over.

@@ -212,10 +212,14 @@ void nd_list_lock(void);
 void nd_list_unlock(void);
 
 /* What netdump.ko lets netconsole.ko know (claim.rs); exported by params_netdump.c. */
+typedef void (*nd_add_memory)(void *to, const void *start, unsigned long len);
 struct nd_nic_claim {
 	void *dev;
+	unsigned int size;
 	unsigned int state;
 	unsigned int users;
+	/* Adds all that netconsole.ko may change; NULL while it is not there. */
+	void (*tell)(void *to, nd_add_memory add);
 };
 extern struct nd_nic_claim netdump_nic_claim;
 

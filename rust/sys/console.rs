@@ -8,6 +8,7 @@
 //! until the next attempt: the thread makes one soon.
 
 use super::bindings;
+use super::peer::Memory;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::null_mut;
@@ -199,12 +200,27 @@ impl<T: Outlet> Console<T> {
                 bindings::nbcon_device_release(self.raw.get());
             }
         }
+        self.each(last);
+    }
+
+    /// Adds what is written when a record is: the console, and each outlet as far as it is one piece of memory; `each`
+    /// adds what it has elsewhere. Panic path, with the other CPUs stopped.
+    pub fn report(&'static self, memory: &mut Memory, each: fn(&T, &mut Memory)) {
+        memory.value(self);
+        self.each(|outlet| {
+            memory.value(outlet);
+            each(outlet, memory);
+        });
+    }
+
+    /// Panic path, with the other CPUs stopped.
+    fn each(&'static self, mut call: impl FnMut(&mut T)) {
         // SAFETY: Interrupts are off: what is found lives on. Nobody is left to use it at the same time.
         let slots = unsafe { self.slots.load(Ordering::Acquire).as_ref() };
         for slot in slots.map_or(&[] as &[_], |slots| slots.as_slice()) {
             // SAFETY: As above.
             if let Some(outlet) = unsafe { slot.load(Ordering::Acquire).as_mut() } {
-                last(outlet);
+                call(outlet);
             }
         }
     }

@@ -26,6 +26,9 @@ use kernel::sync::Arc;
 const NET_XMIT_DROP: i32 = 1;
 /// Frames made beforehand.
 const POOL: usize = 64;
+/// Those of them that are used with nobody else left: each is back before the next one goes, and a dump names every page
+/// that changes while it lasts.
+const ALONE_POOL: usize = 4;
 /// Between two tries, in microseconds.
 const PAUSE_US: u32 = 10;
 /// An emergency, where another CPU has the lock.
@@ -239,6 +242,7 @@ impl Link {
             self.prepared = true;
             // Locks that nobody will ever give back.
             self.sender.take_over();
+            self.sender.use_only(ALONE_POOL);
         }
         let tries = match (alone, self.lost < GIVE_UP) {
             (true, true) => AFTER_STOP_TRIES,
@@ -272,6 +276,11 @@ impl Link {
             return Sent::Dropped;
         }
         Sent::NotNow
+    }
+
+    /// What changes when something is sent with nobody else left. Panic path.
+    pub fn report(&self, memory: &mut peer::Memory) {
+        self.sender.memory(ALONE_POOL, |start, len| memory.object(start, len));
     }
 
     /// Waits until the driver has given back all frames, for 100 ms at most. Panic path, with the other CPUs stopped.

@@ -36,5 +36,5 @@ module_param_cb(status, &nd_status_ops, NULL, 0444);
 MODULE_PARM_DESC(status, "whether the module is armed, along which path, and if not, why");
 
 /* Not a parameter: netconsole.ko looks it up (claim.rs). */
-struct nd_nic_claim netdump_nic_claim;
+struct nd_nic_claim netdump_nic_claim = { .size = sizeof(struct nd_nic_claim) };
 EXPORT_SYMBOL_GPL(netdump_nic_claim);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Two modules, one network device, netconsole.ko's side: finds netdump.ko whenever that is loaded, and reads what it
-//! says of the device (`claim.rs`) for as long as it stays. Neither module holds the other.
+//! Two modules, one network device, netconsole.ko's side: finds netdump.ko whenever that is loaded, reads what it says of
+//! the device (`claim.rs`) for as long as it stays, and tells it which memory changes here, since a dump names all that
+//! changes while it lasts. Neither module holds the other.
 
 use super::bindings;
 use super::notifier::Block;
@@ -15,6 +16,7 @@ use kernel::prelude::*;
 /// `claim.rs`
 const FREE: u32 = 0;
 
+static REPORT: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static CLAIM: AtomicPtr<bindings::nd_nic_claim> = AtomicPtr::new(null_mut());
 static MODULES: Block = Block::new(on_module, 0);
 
@@ -22,8 +24,10 @@ static MODULES: Block = Block::new(on_module, 0);
 pub struct Search(());
 
 impl Search {
-    /// Finds netdump.ko if it is there, and from now on whenever it comes. Process context.
-    pub fn start() -> Result<Self> {
+    /// Finds netdump.ko if it is there, and from now on whenever it comes; in a panic it has `report` called. Process
+    /// context.
+    pub fn start(report: fn(&mut Memory)) -> Result<Self> {
+        REPORT.store(report as *mut (), Ordering::Release);
         // SAFETY: The block is static, and unregistered before the module goes.
         to_result(unsafe { bindings::register_module_notifier(MODULES.0.get()) })?;
         let this = Self(());
@@ -41,6 +45,7 @@ impl Drop for Search {
             let claim: *mut bindings::nd_nic_claim = bindings::nd_find_claim().cast();
             if !claim.is_null() {
                 if claim == known {
+                    tell_place(claim).store(null_mut(), Ordering::Release);
                     AtomicU32::from_ptr(&raw mut (*claim).users).fetch_sub(1, Ordering::AcqRel);
                 }
                 bindings::nd_put_claim();
@@ -55,11 +60,55 @@ fn find() {
     unsafe {
         let claim: *mut bindings::nd_nic_claim = bindings::nd_find_claim().cast();
         if !claim.is_null() {
-            if CLAIM.swap(claim, Ordering::AcqRel) != claim {
+            // One of another build may have another form.
+            let fits = (*claim).size as usize == size_of::<bindings::nd_nic_claim>();
+            if fits && CLAIM.swap(claim, Ordering::AcqRel) != claim {
                 AtomicU32::from_ptr(&raw mut (*claim).users).fetch_add(1, Ordering::AcqRel);
+                tell_place(claim).store(tell as *mut (), Ordering::Release);
             }
             bindings::nd_put_claim();
         }
+    }
+}
+
+/// # Safety
+///
+/// `claim` is that of a module that is held.
+unsafe fn tell_place<'a>(claim: *mut bindings::nd_nic_claim) -> &'a AtomicPtr<()> {
+    // SAFETY: By this function's contract; the word is only ever accessed atomically.
+    unsafe { AtomicPtr::from_ptr((&raw mut (*claim).tell).cast()) }
+}
+
+/// Takes the memory that this module may change.
+pub struct Memory {
+    to: *mut c_void,
+    add: bindings::nd_add_memory,
+}
+
+impl Memory {
+    /// A value. Panic path.
+    pub fn value<T: ?Sized>(&mut self, value: &T) {
+        self.object((&raw const *value).cast(), size_of_val(value));
+    }
+
+    /// Memory at a mapped address. Panic path.
+    pub(super) fn object(&mut self, start: *const c_void, len: usize) {
+        if let Some(add) = self.add {
+            // SAFETY: Given to `tell` together; an address only.
+            unsafe { add(self.to, start, len as c_ulong) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// For netdump.ko alone: in a panic, `add` takes `to`.
+unsafe extern "C" fn tell(to: *mut c_void, add: bindings::nd_add_memory) {
+    let report = REPORT.load(Ordering::Acquire);
+    if !report.is_null() {
+        // SAFETY: Stored from this type.
+        let report: fn(&mut Memory) = unsafe { core::mem::transmute(report) };
+        report(&mut Memory { to, add });
     }
 }
 

@@ -9,7 +9,7 @@
 use super::bindings;
 use super::stop_cpus::Attempt;
 use super::volatile::Changed;
-use core::ffi::{c_int, c_uint};
+use core::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
 /// Buffers in the pool of a dump: a burst and a half.
@@ -31,6 +31,8 @@ enum Lock {
 pub struct Sender {
     dev: *mut bindings::net_device,
     skbs: KVec<*mut bindings::sk_buff>,
+    /// How many of them are used.
+    used: usize,
     next: usize,
     headroom: u32,
     frame_len: usize,
@@ -78,6 +80,7 @@ impl Sender {
         let mut sender = Self {
             dev,
             skbs: KVec::with_capacity(pool, GFP_KERNEL)?,
+            used: pool,
             next: 0,
             headroom,
             frame_len,
@@ -228,7 +231,7 @@ impl Sender {
 
     /// A free buffer to write a frame into: its index and room. None while the NIC has them all. Panic path.
     pub fn free(&mut self) -> Option<Slot<'_>> {
-        let count = self.skbs.len();
+        let count = self.skbs.len().min(self.used);
         for step in 0..count {
             let at = (self.next + step) % count;
             let Some(skb) = self.skbs.get(at).copied() else { continue };
@@ -330,6 +333,24 @@ impl Sender {
         self.skbs.iter().all(|skb| unsafe { bindings::nd_skb_users(*skb) } == 1)
     }
 
+    /// From now on only the first so many buffers are used. Panic path.
+    #[allow(dead_code)] // netconsole.ko's
+    pub(super) fn use_only(&mut self, count: usize) {
+        self.used = count;
+        self.next = 0;
+    }
+
+    /// What changes when the first so many buffers are used. Panic path.
+    pub(super) fn memory(&self, count: usize, mut add: impl FnMut(*const c_void, usize)) {
+        for skb in self.skbs.iter().take(count) {
+            // SAFETY: Ours; addresses only.
+            unsafe {
+                add((*skb).cast(), size_of::<bindings::sk_buff>());
+                add((**skb).head.cast(), (**skb).end as usize + bindings::nd_skb_shared_info_len() as usize);
+            }
+        }
+    }
+
     /// Frames sent, and how often the driver had no room.
     pub fn counts(&self) -> (u64, u64) {
         (self.sent, self.full)
@@ -337,14 +358,7 @@ impl Sender {
 
     /// Reports the pool. Panic path.
     pub fn report(&self, changed: &mut Changed) {
-        for skb in self.skbs.iter() {
-            // SAFETY: Ours; addresses only.
-            unsafe {
-                changed.object((*skb).cast(), size_of::<bindings::sk_buff>(), "pool");
-                let len = (**skb).end as usize + bindings::nd_skb_shared_info_len() as usize;
-                changed.object((**skb).head.cast(), len, "pool");
-            }
-        }
+        self.memory(usize::MAX, |start, len| changed.object(start, len, "pool"));
         changed.object(self.skbs.as_ptr().cast(), self.skbs.capacity() * size_of::<*const u8>(), "state");
     }
 }
