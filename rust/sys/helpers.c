@@ -198,6 +198,11 @@ void nd_tx_unlock(struct net_device *dev, struct netdev_queue *txq)
 
 void nd_tx_lock_reinit(struct netdev_queue *txq)
 {
+#ifdef CONFIG_LOCKDEP
+	/* A lock that this CPU holds is not to be made anew. It is not given back: the preemption count is another by now. */
+	if (lockdep_is_held(&txq->_xmit_lock))
+		spin_release(&txq->_xmit_lock.dep_map, _THIS_IP_);
+#endif
 	spin_lock_init(&txq->_xmit_lock);
 	txq->xmit_lock_owner = -1;
 }

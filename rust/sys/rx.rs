@@ -15,7 +15,10 @@
 use super::bindings;
 use super::stop_cpus::Attempt;
 use super::volatile::{Changed, PAGE_SIZE};
-use core::ffi::{c_int, c_uint, c_void};
+#[cfg(CONFIG_RPS)]
+use core::ffi::c_uint;
+use core::ffi::{c_int, c_void};
+use core::mem::ManuallyDrop;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use kernel::prelude::*;
@@ -67,7 +70,7 @@ pub struct Receiver {
     dev: *mut bindings::net_device,
     napis: KVec<(*mut bindings::napi_struct, Napi)>,
     queue: KBox<FrameQueue>,
-    spares: KVec<Received>,
+    spares: KVec<Spare>,
     spare_pages: KVec<SparePage>,
     saved: Option<Saved>,
     /// Which NAPI brought the last frame.
@@ -132,7 +135,7 @@ impl Receiver {
             if skb.is_null() {
                 return Err(ENOMEM);
             }
-            spares.push(Received(skb), GFP_KERNEL)?;
+            spares.push(Spare(ManuallyDrop::new(Received(skb))), GFP_KERNEL)?;
         }
         let mut spare_pages = KVec::new();
         for (count, order) in SPARE_PAGES {
@@ -311,7 +314,7 @@ impl Receiver {
             drop(pages);
         }
         while let Some(spare) = self.spares.pop() {
-            drop(spare);
+            spare.give();
         }
     }
 
@@ -434,7 +437,7 @@ impl Receiver {
             changed.object((*napi).cast(), size_of::<bindings::napi_struct>(), "napi");
         }
         for spare in self.spares.iter() {
-            spare.report(changed);
+            spare.0.report(changed);
         }
         for pages in self.spare_pages.iter() {
             pages.report(changed);
@@ -566,6 +569,25 @@ impl Drop for SparePage {
     fn drop(&mut self) {
         // SAFETY: Ours. Small orders go to this CPU's lists under a try-lock.
         unsafe { bindings::__free_pages(self.page, self.order) };
+    }
+}
+
+/// A buffer that waits for the panic. A module that is unloaded frees it like any other: a CPU's cache is for softirqs.
+struct Spare(ManuallyDrop<Received>);
+
+impl Spare {
+    /// Gives it to this CPU's cache. Panic path, in softirq context.
+    fn give(self) {
+        let skb = self.0 .0;
+        core::mem::forget(self);
+        drop(Received(skb));
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        // SAFETY: The buffer is ours, and nobody drops it in there. Without a budget any context will do.
+        unsafe { bindings::napi_consume_skb(self.0 .0, 0) };
     }
 }
 
