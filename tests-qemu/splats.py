@@ -14,7 +14,7 @@ SIGNS = re.compile(
 # Said by a kernel that watches itself at its boot, and not of a fault.
 HARMLESS = re.compile(
     r"kasan: KernelAddressSanitizer|KASAN shadow|lockdep: |Lock dependency validator|ODEBUG: selftest passed|UBSAN: disabled|"
-    r"NOTICE: .*DEBUG"
+    r"NOTICE: .*DEBUG|kmemleak: Kernel memory leak detector initialized"
 )
 
 

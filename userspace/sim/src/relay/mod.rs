@@ -3,7 +3,7 @@
 
 pub mod ceiling;
 mod endpoint;
-pub(crate) mod tap;
+mod tap;
 
 use std::io;
 use std::ops::ControlFlow;
