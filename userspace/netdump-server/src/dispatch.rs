@@ -105,10 +105,12 @@ impl Server {
             if !self.logs.would_take(client, self.now, &self.settings) {
                 return self.refuse(Reason::LogDirLimit, path, "no new directory this minute");
             }
-            let Some(may_log) = self.may_log(client) else {
-                return self.refuse(Reason::LogFlood, path, "log text of too many unknown addresses");
+            registered = match self.may_log(client) {
+                Some(may_log) => may_log,
+                // Who may log anyway is not refused for that.
+                None if !self.settings.secure => false,
+                None => return self.refuse(Reason::LogFlood, path, "log text of too many unknown addresses"),
             };
-            registered = may_log;
             if !registered && self.settings.secure {
                 return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");
             }

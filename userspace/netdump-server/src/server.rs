@@ -38,7 +38,7 @@ const SHUTDOWN_WHOLE: Duration = Duration::from_secs(60);
 /// Time between two summaries of what was counted.
 const SUMMARY: Duration = Duration::from_secs(60);
 /// While console text comes fast it is fetched so often.
-const MODERATION: Duration = Duration::from_micros(200);
+const MODERATION: Duration = Duration::from_micros(500);
 /// That is more datagrams than this in each [`PACE_OVER`].
 const BUSY: u64 = 200;
 const PACE_OVER: Duration = Duration::from_millis(10);
@@ -240,8 +240,8 @@ impl Server {
             tokio::select! {
                 ready = readiness.readable() => {
                     ready?;
-                    self.drain_socket(&readiness, &mut receiver);
-                    if self.pace.is_busy(Instant::now(), self.events.received) && self.dumps.is_empty() {
+                    let empty = self.drain_socket(&readiness, &mut receiver);
+                    if self.pace.is_busy(self.now, self.events.received) && empty && self.dumps.is_empty() {
                         // Console text alone, and much of it: to be woken for each few lines costs both ends more than
                         // the lines. What comes meanwhile lies in the receive buffer; a dump would mind the delay.
                         std::thread::sleep(MODERATION);
@@ -279,8 +279,8 @@ impl Server {
         }
     }
 
-    /// Reads what is there, at most so much.
-    fn drain_socket(&mut self, readiness: &UdpSocket, receiver: &mut Receiver) {
+    /// Reads what is there, at most so much. Whether it was all.
+    fn drain_socket(&mut self, readiness: &UdpSocket, receiver: &mut Receiver) -> bool {
         for _ in 0..BATCHES_PER_TURN {
             self.now = Instant::now();
             let receive = || receiver.receive(|path, datagram| self.datagram(path, datagram));
@@ -289,17 +289,18 @@ impl Server {
                     self.events.received += count as u64;
                     self.events.batches += 1;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // ENOMEM, say: none is worth dying for, and the next wake-up tries again.
                 Err(error) => {
                     tracing::warn!("receiving failed: {error}");
-                    return;
+                    return true;
                 }
             }
             self.note_drops(receiver.drops());
             self.settle();
         }
+        false
     }
 
     fn note_drops(&mut self, drops: u64) {

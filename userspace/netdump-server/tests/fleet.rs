@@ -6,7 +6,7 @@ mod rig;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use netdump_sim::fleet::{trial, FleetParams, Format, Layout, Stored};
+use netdump_sim::fleet::{trial, FleetParams, Format, Layout, Stored, Way};
 use rig::Server;
 
 const MACHINES: u32 = 1000;
@@ -20,7 +20,7 @@ fn a_thousand_machines_lose_no_line() {
         let first = Ipv4Addr::new(a, 254 - b % 100, c & 0xf0, d);
         let params = FleetParams { first, port: 6665, count: MACHINES, format, line: 120, seed: 7 };
         let stored = Stored { dir: server.root.clone(), layout: Layout::Netdump };
-        let trial = trial(params, server.addr(), &stored, 4000.0, Duration::from_secs(2)).unwrap();
+        let trial = trial(params, server.addr(), &Way::Sockets, &stored, 4000.0, Duration::from_secs(2)).unwrap();
         assert!(trial.whole, "{format:?}: {trial:?}\n{}", server.log());
         assert_eq!((trial.stored.whole, trial.sent.lines), (MACHINES, 8000));
         let rss = server.peak_rss();

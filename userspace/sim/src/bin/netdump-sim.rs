@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use netdump_core::wire::classic::DEFAULT_PORT;
-use netdump_core::wire::Cookie;
+use netdump_core::wire::frame::MacAddr;
+use netdump_core::wire::{target, Cookie};
 use netdump_sim::crowd::{self, CrowdParams};
-use netdump_sim::fleet::{self, FleetParams};
+use netdump_sim::fleet::{self, FleetParams, Way};
 use netdump_sim::hostile::{self, FloodKind, FloodParams, ProbeParams};
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::{units, verify};
@@ -144,6 +145,12 @@ struct FleetArgs {
     /// Where the server keeps them.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// Send through this TAP device, on whose network the machines' addresses are, instead of by sockets of theirs.
+    #[arg(long, value_name = "NAME", requires = "mac")]
+    tap: Option<String>,
+    /// Ethernet address of the TAP device.
+    #[arg(long, value_parser = mac)]
+    mac: Option<MacAddr>,
     /// What is in there.
     #[arg(long, value_enum, default_value = "netdump")]
     layout: fleet::Layout,
@@ -208,6 +215,10 @@ struct Verify {
 fn cookie(text: &str) -> Result<Cookie, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16).map(Cookie::new).map_err(|e| format!("{text}: {e}"))
+}
+
+fn mac(text: &str) -> Result<MacAddr, String> {
+    target::mac(text).ok_or_else(|| format!("{text}: not six hexadecimal bytes with colons"))
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -276,7 +287,11 @@ fn fleet_trial(args: &FleetArgs) -> Result<(String, bool)> {
         seed: args.seed,
     };
     let stored = fleet::Stored { dir: args.dir.clone(), layout: args.layout };
-    let trial = fleet::trial(params, args.server, &stored, args.rate.into(), args.time)?;
+    let way = match (&args.tap, args.mac) {
+        (Some(name), Some(mac)) => Way::Tap { name: name.clone(), mac },
+        _ => Way::Sockets,
+    };
+    let trial = fleet::trial(params, args.server, &way, &stored, args.rate.into(), args.time)?;
     Ok((serde_json::to_string_pretty(&trial)?, trial.whole))
 }
 

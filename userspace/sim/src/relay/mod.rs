@@ -3,7 +3,7 @@
 
 pub mod ceiling;
 mod endpoint;
-mod tap;
+pub(crate) mod tap;
 
 use std::io;
 use std::ops::ControlFlow;

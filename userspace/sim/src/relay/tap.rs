@@ -11,7 +11,7 @@ nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 
 /// Attaches to the TAP device `name` in the network namespace of this process, which is made if it is not there.
 /// A read gives one Ethernet frame, a write sends one; neither blocks.
-pub(super) fn open(name: &str) -> io::Result<File> {
+pub(crate) fn open(name: &str) -> io::Result<File> {
     let mut request =
         IfReq { name: [0; libc::IFNAMSIZ], flags: (libc::IFF_TAP | libc::IFF_NO_PI) as u16, pad: [0; 22] };
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
