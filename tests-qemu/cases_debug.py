@@ -27,6 +27,8 @@ ROOT = "/sys/kernel/config/netconsole"
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 # kmemleak takes no object for lost that is younger.
 LEAST_AGE = 6
+# Seconds that a guest may take for anything: such a kernel is slow under emulation, the more so on a busy host.
+PATIENCE = 900
 TOGGLES = 1000
 LOADS = 20
 PLUGS = 5
@@ -46,6 +48,13 @@ def netconsole_path(lab) -> Path:
     return path
 
 
+class Patient(Guest):
+    """A guest that is given time."""
+
+    def run(self, line: str, seconds: float = PATIENCE, check: bool = True) -> str:
+        return super().run(line, seconds, check)
+
+
 class Watch:
     """What the kernel finds from its beginning to its end; raises at the end when it has found anything."""
 
@@ -57,8 +66,8 @@ class Watch:
         run("mkdir -p /sys/kernel/config && mount -t configfs config /sys/kernel/config; mount -t debugfs debug /sys/kernel/debug")
         # What the boot has lost is none of ours; it is shown all the same.
         time.sleep(LEAST_AGE)
-        run(f"echo scan >{KMEMLEAK}", 600)
-        self.lost_before = run(f"cat {KMEMLEAK}", 120).count("unreferenced object")
+        run(f"echo scan >{KMEMLEAK}", PATIENCE)
+        self.lost_before = run(f"cat {KMEMLEAK}", PATIENCE).count("unreferenced object")
         run(f"echo clear >{KMEMLEAK}")
         self.said_before = len(splats(self.guest.console()))
         return self
@@ -70,8 +79,8 @@ class Watch:
         # RCU callbacks and work items may still hold what will be freed; two scans, since one may meet an object on its way.
         for _ in range(2):
             time.sleep(LEAST_AGE)
-            run(f"echo scan >{KMEMLEAK}", 600)
-        lost = run(f"cat {KMEMLEAK}", 120)
+            run(f"echo scan >{KMEMLEAK}", PATIENCE)
+        lost = run(f"cat {KMEMLEAK}", PATIENCE)
         (self.guest.directory / "kmemleak").write_text(lost)
         said = splats(self.guest.console())[self.said_before :]
         count = lost.count("unreferenced object")
@@ -122,7 +131,7 @@ def enable(guest: Guest, name: str = "here", device: str = "eth0", extended: boo
     return path
 
 
-def wait_enabled(guest: Guest, path: str, value: int, seconds: float = 60) -> None:
+def wait_enabled(guest: Guest, path: str, value: int, seconds: float = PATIENCE) -> None:
     """Waits until a target is on, or off."""
     deadline = time.monotonic() + seconds
     while guest.run(f"cat {path}/enabled").strip() != str(value):
@@ -130,7 +139,7 @@ def wait_enabled(guest: Guest, path: str, value: int, seconds: float = 60) -> No
         time.sleep(0.2)
 
 
-def wait_armed(guest: Guest, armed: bool, seconds: float = 120) -> None:
+def wait_armed(guest: Guest, armed: bool, seconds: float = PATIENCE) -> None:
     """Waits until netdump.ko says that it is armed, or not."""
     deadline = time.monotonic() + seconds
     while (status := guest.run("cat /sys/module/netdump/parameters/status")).startswith("armed") != armed:
@@ -141,25 +150,25 @@ def wait_armed(guest: Guest, armed: bool, seconds: float = 120) -> None:
 def bring_up(guest: Guest) -> None:
     """eth0, as at boot, when it is there (again)."""
     m = guest.machine
-    guest.run("n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 600 ]; do n=$((n + 1)); usleep 100000; done; [ -d /sys/class/net/eth0 ]", 120)
+    guest.run("n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 600 ]; do n=$((n + 1)); usleep 100000; done; [ -d /sys/class/net/eth0 ]", PATIENCE)
     guest.run(f"ip addr add {m.address}/24 dev eth0; ip link set eth0 up && ip route replace default via {HOST_ADDRESS}")
 
 
 def loads(context: Context, order: str) -> list[str]:
     """Both modules loaded and unloaded many times, in either order."""
     lab = context.lab()
-    with Guest(lab, watched(lab), context.directory) as guest:
+    with Patient(lab, watched(lab), context.directory) as guest:
         guest.wait_ready()
         netconsole = f"insmod /netconsole.ko 'netconsole=@/eth0,@{HOST_ADDRESS}/;+@/eth0,6667@{HOST_ADDRESS}/'"
         with Watch(guest) as watch, Traffic(guest):
             for _ in range(LOADS):
                 if order == "netdump-first":
-                    panic_run.arm(guest, seconds=120)
+                    panic_run.arm(guest, seconds=PATIENCE)
                     guest.run(netconsole)
                 else:
                     guest.run(netconsole)
-                    panic_run.arm(guest, seconds=120)
-                guest.run("rmmod netdump && rmmod netconsole" if order == "netdump-last" else "rmmod netconsole && rmmod netdump", 120)
+                    panic_run.arm(guest, seconds=PATIENCE)
+                guest.run("rmmod netdump && rmmod netconsole" if order == "netdump-last" else "rmmod netconsole && rmmod netdump", PATIENCE)
     return [f"{LOADS} loads and unloads of both", watch.line()]
 
 
@@ -172,34 +181,34 @@ def toggles(context: Context, extended: bool) -> list[str]:
     steps = context.directory / "steps"
     steps.write_text(f"write\t{path}\t30\nwrite\t{path}\t31\n" * TOGGLES)
     machine.extra["/steps"] = steps
-    with Guest(lab, machine, context.directory) as guest:
+    with Patient(lab, machine, context.directory) as guest:
         guest.wait_ready()
         with Watch(guest) as watch:
-            panic_run.arm(guest, seconds=120)
+            panic_run.arm(guest, seconds=PATIENCE)
             guest.run("insmod /netconsole.ko")
             target = enable(guest, extended=extended)
             with Traffic(guest):
-                answers = guest.run("/attr-table </steps", 1200).split("\n")
+                answers = guest.run("/attr-table </steps", 2 * PATIENCE).split("\n")
             bad = [answer for answer in answers if answer and answer != "ok 1"]
             must(not bad and len(answers) >= 2 * TOGGLES, f"{len(bad)} of {len(answers)} writes failed: {bad[:3]}")
             errors = guest.run(f"cat {target}/transmit_errors").strip()
-            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", 120)
+            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", PATIENCE)
     return [f"{TOGGLES} times off and on, {errors} transmit errors", watch.line()]
 
 
 def replug(context: Context, nic: str) -> list[str]:
     """The NIC taken out and put back while both modules use it; they go on with the new one."""
     lab = context.lab()
-    with Guest(lab, watched(lab, nic=nic, hotplug=True), context.directory) as guest:
+    with Patient(lab, watched(lab, nic=nic, hotplug=True), context.directory) as guest:
         guest.wait_ready()
         with Watch(guest) as watch:
-            panic_run.arm(guest, seconds=120)
+            panic_run.arm(guest, seconds=PATIENCE)
             guest.run("insmod /netconsole.ko")
             target = enable(guest)
             for _ in range(PLUGS):
                 with Traffic(guest):
                     time.sleep(1)
-                    guest.unplug()
+                    guest.unplug(PATIENCE)
                     wait_enabled(guest, target, 0)
                     wait_armed(guest, False)
                 guest.plug()
@@ -207,43 +216,43 @@ def replug(context: Context, nic: str) -> list[str]:
                 wait_enabled(guest, target, 1)
                 wait_armed(guest, True)
             # And once for good, with the modules unloaded while there is none.
-            guest.unplug()
-            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", 120)
+            guest.unplug(PATIENCE)
+            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", PATIENCE)
     return [f"{PLUGS} times out and in: on and armed again each time", watch.line()]
 
 
 def namespaces(context: Context) -> list[str]:
     """The NIC moved to another network namespace and back, under both modules."""
     lab = context.lab()
-    with Guest(lab, watched(lab), context.directory) as guest:
+    with Patient(lab, watched(lab), context.directory) as guest:
         guest.wait_ready()
         # busybox has no `ip netns`: a process keeps the namespace.
         guest.run("unshare -n sleep 100000 & echo $! >/tmp/space; sleep 1")
         with Watch(guest) as watch:
-            panic_run.arm(guest, seconds=120)
+            panic_run.arm(guest, seconds=PATIENCE)
             guest.run("insmod /netconsole.ko")
             target = enable(guest)
             for _ in range(PLUGS):
                 with Traffic(guest):
-                    guest.run("ip link set eth0 netns $(cat /tmp/space)", 120)
+                    guest.run("ip link set eth0 netns $(cat /tmp/space)", PATIENCE)
                     wait_enabled(guest, target, 0)
                     wait_armed(guest, False)
-                guest.run("nsenter -t $(cat /tmp/space) -n ip link set eth0 netns 1", 120)
+                guest.run("nsenter -t $(cat /tmp/space) -n ip link set eth0 netns 1", PATIENCE)
                 bring_up(guest)
                 wait_enabled(guest, target, 1)
                 wait_armed(guest, True)
             # The namespace ends with the NIC in it, which comes back by itself.
-            guest.run("ip link set eth0 netns $(cat /tmp/space); kill $(cat /tmp/space); sleep 2", 120)
+            guest.run("ip link set eth0 netns $(cat /tmp/space); kill $(cat /tmp/space); sleep 2", PATIENCE)
             bring_up(guest)
             wait_armed(guest, True)
-            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", 120)
+            guest.run(f"rmdir {target} && rmmod netconsole && rmmod netdump", PATIENCE)
     return [f"{PLUGS} times to another namespace and back, and once with the namespace ended", watch.line()]
 
 
 def masters(context: Context) -> list[str]:
     """Devices on top of devices: the NIC under a bond and out of it, targets on a bond, a VLAN device and a bridge."""
     lab = context.lab()
-    with Guest(lab, watched(lab), context.directory) as guest:
+    with Patient(lab, watched(lab), context.directory) as guest:
         guest.wait_ready()
         with Watch(guest) as watch:
             guest.run("insmod /netconsole.ko")
@@ -254,21 +263,21 @@ def masters(context: Context) -> list[str]:
                 wait_enabled(guest, target, 0)
                 guest.run(f"ip addr add 10.77.0.5/24 dev bond7; echo bond7 >{target}/dev_name && echo 1 >{target}/enabled")
                 guest.run("echo '<4>by way of the bond' >/dev/kmsg")
-                guest.run("echo -bond7 >/sys/class/net/bonding_masters", 60)
+                guest.run("echo -bond7 >/sys/class/net/bonding_masters", PATIENCE)
                 wait_enabled(guest, target, 0)
                 bring_up(guest)
                 guest.run("ip link add link eth0 name eth0.5 type vlan id 5 && ip addr add 10.77.5.2/24 dev eth0.5 && ip link set eth0.5 up")
                 guest.run(f"echo eth0.5 >{target}/dev_name && echo 1 >{target}/enabled && echo '<4>tagged' >/dev/kmsg")
-                guest.run("ip link del eth0.5", 60)
+                guest.run("ip link del eth0.5", PATIENCE)
                 wait_enabled(guest, target, 0)
                 guest.run("brctl addbr br7 2>/dev/null || ip link add br7 type bridge; ip link set eth0 master br7; ip link set br7 up")
                 guest.run(f"ip addr add 10.77.0.6/24 dev br7; echo br7 >{target}/dev_name && echo 1 >{target}/enabled")
                 guest.run("echo '<4>bridged' >/dev/kmsg")
-                guest.run("ip link set eth0 nomaster; ip link del br7", 60)
+                guest.run("ip link set eth0 nomaster; ip link del br7", PATIENCE)
                 wait_enabled(guest, target, 0)
                 guest.run(f"echo 0 >{target}/enabled; echo eth0 >{target}/dev_name && echo 1 >{target}/enabled", check=False)
                 wait_enabled(guest, target, 1)
-            guest.run(f"rmdir {target} && rmmod netconsole", 120)
+            guest.run(f"rmdir {target} && rmmod netconsole", PATIENCE)
     return [f"{PLUGS} times bond, VLAN and bridge", watch.line()]
 
 
@@ -276,18 +285,18 @@ def dump(context: Context, nic: str) -> list[str]:
     """A panic with both modules in use: a complete dump that drgn opens, every CPU's stack in it, and no fault on the way."""
     lab = context.lab()
     machine = watched(lab, nic=nic)
-    guest = Guest(lab, machine, context.directory)
+    guest = Patient(lab, machine, context.directory)
     server = Server(context.directory, [machine.address])
     with guest, server:
         guest.wait_ready()
         guest.run("mkdir -p /sys/kernel/config && mount -t configfs config /sys/kernel/config")
-        panic_run.arm(guest, seconds=120)
+        panic_run.arm(guest, seconds=PATIENCE)
         guest.run("insmod /netconsole.ko")
         enable(guest)
         with Traffic(guest, lines=False):
             guest.send(panic_run.PANIC)
             path, meta = server.wait_dump(1800, guest=guest)
-        guest.wait_held(120)
+        guest.wait_held(PATIENCE)
         must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
         judges.check_drgn(lab, path / "vmcore", machine.cpus, [panic_run.module_path(lab)], "sysrq_handle_crash")
         # The crash itself is one.
@@ -306,7 +315,7 @@ def selftest(context: Context, script: str) -> list[str]:
     return [result.text()]
 
 
-SETTINGS = {"tiers": ("debug",), "flavour": FLAVOUR, "seconds": 3600}
+SETTINGS = {"tiers": ("debug",), "flavour": FLAVOUR, "seconds": 7200}
 for order in ("netdump-first", "netconsole-first", "netdump-last"):
     add(f"debug-loads-{order}", loads, order=order, **SETTINGS)
 add("debug-toggles-extended", toggles, extended=True, **SETTINGS)
