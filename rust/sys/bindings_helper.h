@@ -202,6 +202,8 @@ void nd_skb_set_queue(struct sk_buff *skb, u16 queue);
 bool nd_in_nmi(void);
 bool nd_in_hardirq(void);
 unsigned long nd_preempt_count_with_softirq(unsigned long count);
+bool nd_netpoll_has_stranded(struct net_device *dev);
+struct sk_buff *nd_netpoll_stranded(struct net_device *dev);
 void *nd_find_claim(void);
 void nd_put_claim(void);
 bool nd_within_module(void *address, void *module);

@@ -579,6 +579,29 @@ unsigned long nd_preempt_count_with_softirq(unsigned long count)
 	return count | SOFTIRQ_OFFSET;
 }
 
+/* What netpoll has put aside for its delayed work. */
+static struct sk_buff_head *netpoll_queue(struct net_device *dev)
+{
+	struct netpoll_info *info = rcu_dereference_raw(dev->npinfo);
+
+	return info ? &info->txq : NULL;
+}
+
+bool nd_netpoll_has_stranded(struct net_device *dev)
+{
+	struct sk_buff_head *queue = netpoll_queue(dev);
+
+	return queue && !skb_queue_empty_lockless(queue);
+}
+
+/* The first of it, without the lock: nobody else is left. */
+struct sk_buff *nd_netpoll_stranded(struct net_device *dev)
+{
+	struct sk_buff_head *queue = netpoll_queue(dev);
+
+	return queue ? __skb_dequeue(queue) : NULL;
+}
+
 /* Holds the other module until nd_put_claim(). */
 void *nd_find_claim(void)
 {

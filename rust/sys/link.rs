@@ -39,6 +39,8 @@ const BEFORE_STOP_TRIES: u32 = 1_000;
 const AFTER_STOP_TRIES: u32 = 10_000;
 /// Frames that did not go, with nobody else left, after which each has one try only.
 const GIVE_UP: u32 = 3;
+/// Most frames of netpoll's that are sent before our own.
+const STRANDED: u32 = 512;
 /// How often a frame is looked for in the ring before the driver's interrupt handler is run.
 const PATIENCE: u32 = 8;
 /// Drivers whose poll and transmit functions share a lock that an interrupt on the same CPU must not meet.
@@ -236,6 +238,11 @@ impl Link {
         if self.interrupted > 2 {
             return Sent::Dropped;
         }
+        // SAFETY: The device is held; interrupts are off.
+        if !alone && unsafe { bindings::nd_netpoll_has_stranded(dev) } {
+            // Older lines wait in there for a work that may never run: they go first, once that can be done.
+            return Sent::NotNow;
+        }
         let may_poll = alone || !system::in_nmi();
         let _context = system::InDriver::enter(true);
         if alone && !self.prepared {
@@ -243,6 +250,9 @@ impl Link {
             // Locks that nobody will ever give back.
             self.sender.take_over();
             self.sender.use_only(ALONE_POOL);
+        }
+        if alone {
+            self.send_stranded();
         }
         let tries = match (alone, self.lost < GIVE_UP) {
             (true, true) => AFTER_STOP_TRIES,
@@ -281,13 +291,38 @@ impl Link {
     /// What changes when something is sent with nobody else left. Panic path.
     pub fn report(&self, memory: &mut peer::Memory) {
         self.sender.memory(ALONE_POOL, |start, len| memory.object(start, len));
+        if let Some(held) = self.held.as_ref() {
+            memory.value(held.bytes.as_slice());
+        }
     }
 
     /// Waits until the driver has given back all frames, for 100 ms at most. Panic path, with the other CPUs stopped.
     pub fn drain(&mut self) {
         if self.device.is_usable() && !peer::claims(self.device.raw()) {
             let _context = system::InDriver::enter(true);
+            self.send_stranded();
             self.drain_in_context(LAST_DRAIN_TRIES);
+        }
+    }
+
+    /// Sends what netpoll has put aside, because the driver was busy, for a work that never runs again
+    /// (`net/core/netpoll.c`). Panic path, with the other CPUs stopped.
+    fn send_stranded(&mut self) {
+        for _ in 0..STRANDED {
+            // SAFETY: The device is held and set up; nobody else is left.
+            let skb = unsafe { bindings::nd_netpoll_stranded(self.device.raw()) };
+            if skb.is_null() {
+                return;
+            }
+            self.sender.lend(skb);
+            for step in 0..BEFORE_STOP_TRIES {
+                if self.offer() != Tried::Busy {
+                    break;
+                }
+                self.reap(step % PATIENCE == PATIENCE - 1);
+                clock::spin_us(PAUSE_US);
+            }
+            self.sender.forget();
         }
     }
 

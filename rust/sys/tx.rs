@@ -320,6 +320,12 @@ impl Sender {
         tried
     }
 
+    /// Makes a buffer of somebody else's the pending frame. Panic path; it is never freed.
+    #[allow(dead_code)] // netconsole.ko's
+    pub(super) fn lend(&mut self, skb: *mut bindings::sk_buff) {
+        self.pending = Some(skb);
+    }
+
     /// Forgets the frame that is pending. Panic path.
     #[allow(dead_code)] // netconsole.ko's
     pub(super) fn forget(&mut self) {
