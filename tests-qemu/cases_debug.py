@@ -188,7 +188,7 @@ def toggles(context: Context, extended: bool) -> list[str]:
             guest.run("insmod /netconsole.ko")
             target = enable(guest, extended=extended)
             with Traffic(guest):
-                answers = guest.run("/attr-table </steps", 2 * PATIENCE).split("\n")
+                answers = guest.run("/attr-table </steps", 4 * PATIENCE).split("\n")
             bad = [answer for answer in answers if answer and answer != "ok 1"]
             must(not bad and len(answers) >= 2 * TOGGLES, f"{len(bad)} of {len(answers)} writes failed: {bad[:3]}")
             errors = guest.run(f"cat {target}/transmit_errors").strip()
@@ -239,6 +239,8 @@ def namespaces(context: Context) -> list[str]:
                     wait_armed(guest, False)
                 guest.run("nsenter -t $(cat /tmp/space) -n ip link set eth0 netns 1", PATIENCE)
                 bring_up(guest)
+                # As with the stock module, the device of that name in the other namespace was tried, once and in vain.
+                guest.run(f"echo 1 >{target}/enabled", check=False)
                 wait_enabled(guest, target, 1)
                 wait_armed(guest, True)
             # The namespace ends with the NIC in it, which comes back by itself.
