@@ -207,6 +207,14 @@ void nd_tx_lock_reinit(struct netdev_queue *txq)
 	txq->xmit_lock_owner = -1;
 }
 
+/* The same for a lock that this CPU holds: lockdep need not hear of its end as if it had been forgotten. */
+void nd_tx_lock_forget(struct netdev_queue *txq)
+{
+	if (READ_ONCE(txq->xmit_lock_owner) != -1)
+		spin_release(&txq->_xmit_lock.dep_map, _RET_IP_);
+	nd_tx_lock_reinit(txq);
+}
+
 void nd_txq_thaw(struct netdev_queue *txq)
 {
 	clear_bit(__QUEUE_STATE_FROZEN, &txq->state);
@@ -537,26 +545,6 @@ void nd_print_ip6(char *buffer, unsigned long size, const u8 *address)
 bool nd_oops_in_progress(void)
 {
 	return READ_ONCE(oops_in_progress);
-}
-
-struct sk_buff *nd_alloc_skb_atomic(unsigned int size)
-{
-	return alloc_skb(size, GFP_ATOMIC | __GFP_NOWARN);
-}
-
-void nd_skb_reserve(struct sk_buff *skb, unsigned int len)
-{
-	skb_reserve(skb, len);
-}
-
-unsigned int nd_headroom(struct net_device *dev)
-{
-	return LL_RESERVED_SPACE(dev);
-}
-
-unsigned int nd_tailroom(struct net_device *dev)
-{
-	return dev->needed_tailroom;
 }
 
 void nd_skb_set_queue(struct sk_buff *skb, u16 queue)

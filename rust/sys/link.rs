@@ -18,7 +18,7 @@ use super::console::Urgency;
 use super::netdev::{Device, Rtnl};
 use super::tx::{Checksum, Sender, Tried};
 use super::{clock, on_panic, peer, reap, system};
-use crate::wire::frame::{Fill, Path, UdpHeaders, MAX_HEADERS_LEN, MIN_FRAME_LEN};
+use crate::wire::frame::{Path, PreparedHeaders, MAX_HEADERS_LEN, MIN_FRAME_LEN};
 use core::ffi::c_uint;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -63,6 +63,8 @@ pub enum Sent {
 pub struct Link {
     device: Arc<Device>,
     ident: u16,
+    /// For the path that was used last.
+    headers: Option<PreparedHeaders>,
     sender: Sender,
     /// The driver is one of [`SHARED_LOCK`].
     shared_lock: bool,
@@ -129,6 +131,7 @@ impl Link {
             physical: device.is_physical(rtnl),
             device,
             ident: 0,
+            headers: None,
             entered: false,
             interrupted: 0,
             lost: 0,
@@ -149,31 +152,26 @@ impl Link {
     fn send_by_netpoll(&mut self, path: Path, payload: &[u8]) -> Sent {
         let dev = self.device.raw();
         self.ident = self.ident.wrapping_add(1);
-        let headers_len = path.headers_len();
+        let Some(headers) = headers_for(&mut self.headers, path) else { return Sent::Dropped };
+        let headers_len = headers.headers_len();
         let frame_len = headers_len + payload.len();
         // SAFETY: The device is held and set up; interrupts are off, as netpoll wants it. The buffer is ours until it
         // is given away, and has as much room as is asked for.
         unsafe {
-            bindings::netpoll_zap_completion_queue();
-            let headroom = bindings::nd_headroom(dev);
-            let skb = find(dev, headroom + frame_len as c_uint + bindings::nd_tailroom(dev));
+            let skb = find(dev, frame_len as c_uint);
             if skb.is_null() {
                 return Sent::NoMemory;
             }
-            bindings::nd_skb_reserve(skb, headroom);
-            bindings::skb_put(skb, frame_len as c_uint);
             let frame = core::slice::from_raw_parts_mut((*skb).data, frame_len);
             if let Some(to) = frame.get_mut(headers_len..) {
                 to.copy_from_slice(payload);
             }
-            let Some(emitted) = UdpHeaders::new(path).emit(frame, payload.len(), self.ident, Fill::Full) else {
+            let Some(emitted) = headers.emit(frame, payload.len(), self.ident) else {
                 bindings::nd_kfree_skb(skb);
                 return Sent::Dropped;
             };
-            let ipv6 = path.local.is_ipv6();
-            bindings::nd_skb_offsets(skb, emitted.ip as c_uint, emitted.udp as c_uint, ipv6, 0);
-            (*skb).__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = dev;
-            if bindings::netpoll_send_skb(self.device.netpoll(), skb) as i32 == NET_XMIT_DROP {
+            let (ip, udp) = (emitted.ip as c_uint, emitted.udp as c_uint);
+            if bindings::nd_netpoll_send(self.device.netpoll(), skb, ip, udp, path.local.is_ipv6()) == NET_XMIT_DROP {
                 return Sent::Dropped;
             }
         }
@@ -361,15 +359,14 @@ impl Link {
 
     /// Writes the frame into one of the pool. False if there is none at the moment.
     fn write(&mut self, path: Path, payload: &[u8]) -> bool {
-        let headers_len = path.headers_len();
         self.ident = self.ident.wrapping_add(1);
+        let Some(headers) = headers_for(&mut self.headers, path) else { return false };
+        let headers_len = headers.headers_len();
         let Some(mut slot) = self.sender.free() else { return false };
         let frame = slot.frame();
         let Some(to) = frame.get_mut(headers_len..headers_len + payload.len()) else { return false };
         to.copy_from_slice(payload);
-        let Some(emitted) = UdpHeaders::new(path).emit(frame, payload.len(), self.ident, Fill::Full) else {
-            return false;
-        };
+        let Some(emitted) = headers.emit(frame, payload.len(), self.ident) else { return false };
         let mut len = emitted.len;
         if let Some(pad) = frame.get_mut(len..MIN_FRAME_LEN) {
             pad.fill(0);
@@ -385,16 +382,24 @@ const DRAIN_TRIES: u32 = 200;
 /// Before a dump takes the device. 100 ms.
 const LAST_DRAIN_TRIES: u32 = 10_000;
 
-/// A buffer; where there is no memory, the driver may have some to give back.
+/// The headers for `path`, made anew where it is not that of the last datagram. None if its ends are of two families.
+fn headers_for(known: &mut Option<PreparedHeaders>, path: Path) -> Option<&PreparedHeaders> {
+    if known.as_ref().is_none_or(|known| *known.path() != path) {
+        *known = PreparedHeaders::new(path);
+    }
+    known.as_ref()
+}
+
+/// A buffer with so many bytes of data; where there is no memory, the driver may have some to give back.
 ///
 /// # Safety
 ///
 /// `dev` is held and set up, and interrupts are off.
-unsafe fn find(dev: *mut bindings::net_device, size: c_uint) -> *mut bindings::sk_buff {
+unsafe fn find(dev: *mut bindings::net_device, len: c_uint) -> *mut bindings::sk_buff {
     for _ in 0..10 {
         // SAFETY: By this function's contract.
         unsafe {
-            let skb = bindings::nd_alloc_skb_atomic(size);
+            let skb = bindings::nd_netpoll_skb(dev, len);
             if !skb.is_null() {
                 return skb;
             }

@@ -162,7 +162,7 @@ impl Sender {
             if let Some(lock @ Lock::Ours) = self.locks.get_mut(index) {
                 *lock = Lock::Unknown;
                 // SAFETY: Nobody else runs; see `take_over`.
-                unsafe { bindings::nd_tx_lock_reinit(txq) };
+                unsafe { bindings::nd_tx_lock_forget(txq) };
             }
         }
     }
@@ -178,7 +178,7 @@ impl Sender {
             if self.locks.get(index) == Some(&Lock::Ours) {
                 // CPUs that queued up behind us are stopped and stay in the lock's queue: it can only be made anew.
                 // SAFETY: Nobody else runs.
-                unsafe { bindings::nd_tx_lock_reinit(txq) };
+                unsafe { bindings::nd_tx_lock_forget(txq) };
             }
             // A CPU that was stopped within netif_tx_lock(), in a watchdog or a reset, leaves its mark.
             // SAFETY: As above.

@@ -270,18 +270,25 @@ impl Checksum {
     #[allow(clippy::should_implement_trait)] // no operator: it takes bytes, not another sum
     pub fn add(self, bytes: &[u8]) -> Self {
         let mut sum = self.0;
-        let mut words = bytes.chunks_exact(4);
+        let mut words = bytes.chunks_exact(8);
         for word in words.by_ref() {
-            if let Some(word) = word.first_chunk::<4>() {
+            if let Some(word) = word.first_chunk::<8>() {
                 // Native words in any order: the sum is the same but for the byte order of the result.
-                sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+                let word = u64::from_ne_bytes(*word);
+                sum = sum.wrapping_add(word & 0xffff_ffff).wrapping_add(word >> 32);
             }
         }
-        let mut last = [0u8; 4];
+        let mut last = [0u8; 8];
         for (to, from) in last.iter_mut().zip(words.remainder()) {
             *to = *from;
         }
-        Self(sum.wrapping_add(u64::from(u32::from_ne_bytes(last))))
+        let last = u64::from_ne_bytes(last);
+        Self(sum.wrapping_add(last & 0xffff_ffff).wrapping_add(last >> 32))
+    }
+
+    /// Adds a field of two bytes.
+    fn add_word(self, value: u16) -> Self {
+        Self(self.0.wrapping_add(u64::from(u16::from_ne_bytes(value.to_be_bytes()))))
     }
 
     fn folded(self) -> u16 {
@@ -362,6 +369,91 @@ pub struct Emitted {
     pub ip: usize,
     /// Offset of the UDP header.
     pub udp: usize,
+}
+
+/// The same headers, written once for many datagrams along one path: what differs between them is filled in, with all
+/// checksums. For senders that count instructions.
+#[derive(Clone, Copy)]
+pub struct PreparedHeaders {
+    path: Path,
+    /// As of an empty datagram; what differs is zero.
+    bytes: [u8; MAX_HEADERS_LEN],
+    at: Emitted,
+    ip_sum: Checksum,
+    udp_sum: Checksum,
+}
+
+/// Where the total length, the identification and the checksum are in an IPv4 header, and the length in an IPv6 header.
+const IPV4_TOTAL: usize = 2;
+const IPV4_IDENT: usize = 4;
+const IPV4_CHECKSUM: usize = 10;
+const IPV6_LENGTH: usize = 4;
+const UDP_LENGTH: usize = 4;
+
+impl PreparedHeaders {
+    /// For datagrams along `path`. None if its ends are of two families.
+    pub fn new(path: Path) -> Option<Self> {
+        let mut bytes = [0; MAX_HEADERS_LEN];
+        let at = UdpHeaders::new(path).emit(&mut bytes, 0, 0, Fill::Full)?;
+        let mut headers = Patch(&mut bytes);
+        if path.local.is_ipv4() {
+            headers.put(at.ip, IPV4_TOTAL, 0)?;
+            headers.put(at.ip, IPV4_CHECKSUM, 0)?;
+        } else {
+            headers.put(at.ip, IPV6_LENGTH, 0)?;
+        }
+        headers.put(at.udp, UDP_LENGTH, 0)?;
+        headers.put(at.udp, UDP_CHECKSUM_OFFSET, 0)?;
+        let ip_sum = Checksum::new().add(bytes.get(at.ip..at.udp)?);
+        let udp_sum = pseudo_header(path.local, path.peer, PROTO_UDP, 0).add(bytes.get(at.udp..at.len)?);
+        Some(Self { path, bytes, at, ip_sum, udp_sum })
+    }
+
+    /// The path that they are for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes before the payload.
+    pub fn headers_len(&self) -> usize {
+        self.at.len
+    }
+
+    /// Completes a frame, as [`UdpHeaders::emit`] does.
+    pub fn emit(&self, frame: &mut [u8], payload_len: usize, ident: u16) -> Option<Emitted> {
+        let udp_len = u16::try_from(payload_len.checked_add(UDP_HEADER_LEN)?).ok()?;
+        let len = self.at.len.checked_add(payload_len)?;
+        let (headers, payload) = frame.get_mut(..len)?.split_at_mut_checked(self.at.len)?;
+        headers.copy_from_slice(self.bytes.get(..self.at.len)?);
+        let mut headers = Patch(headers);
+        if self.path.local.is_ipv4() {
+            let total = udp_len.checked_add(IPV4_HEADER_LEN as u16)?;
+            headers.put(self.at.ip, IPV4_TOTAL, total)?;
+            headers.put(self.at.ip, IPV4_IDENT, ident)?;
+            headers.put(self.at.ip, IPV4_CHECKSUM, self.ip_sum.add_word(total).add_word(ident).value())?;
+        } else {
+            headers.put(self.at.ip, IPV6_LENGTH, udp_len)?;
+        }
+        headers.put(self.at.udp, UDP_LENGTH, udp_len)?;
+        // Once in the pseudo-header, once in the header.
+        let checksum = match self.udp_sum.add_word(udp_len).add_word(udp_len).add(payload).value() {
+            0 => 0xffff,
+            value => value,
+        };
+        headers.put(self.at.udp, UDP_CHECKSUM_OFFSET, checksum)?;
+        Some(Emitted { len, ..self.at })
+    }
+}
+
+/// Headers in which single fields are overwritten.
+struct Patch<'a>(&'a mut [u8]);
+
+impl Patch<'_> {
+    fn put(&mut self, header: usize, field: usize, value: u16) -> Option<()> {
+        let to = self.0.get_mut(header.checked_add(field)?..)?.first_chunk_mut::<2>()?;
+        *to = value.to_be_bytes();
+        Some(())
+    }
 }
 
 /// Offset of the checksum inside a UDP header.

@@ -4,10 +4,11 @@
 use std::net::IpAddr;
 
 use netdump_core::wire::frame::{
-    parse, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, NotForUs, Path, UdpChecksum, UdpHeaders,
-    ETH_HEADER_LEN, MAX_HEADERS_LEN, MIN_FRAME_LEN,
+    parse, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, NotForUs, Path, PreparedHeaders, UdpChecksum,
+    UdpHeaders, ETH_HEADER_LEN, MAX_HEADERS_LEN, MIN_FRAME_LEN,
 };
-use netdump_core::wire::target::{Device, Target};
+use netdump_core::wire::target::upstream::{self, Elements, Parsed, Refused};
+use netdump_core::wire::target::{self, Device, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -41,7 +42,33 @@ fn datagram(path: Path, payload: &[u8], ident: u16) -> Vec<u8> {
     frame
 }
 
+/// Near enough to the kernel's functions for numbers and addresses.
+struct Std;
+
+impl Elements for Std {
+    fn port(&self, text: &[u8]) -> Option<u16> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+    fn ip(&self, text: &[u8]) -> Option<IpAddr> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+    fn mac(&self, text: &[u8]) -> Option<[u8; 6]> {
+        target::mac(std::str::from_utf8(text.get(..17)?).ok()?).map(|mac| mac.0)
+    }
+}
+
 proptest! {
+    #[test]
+    fn prepared_headers_are_the_same(path in path(), payload in vec(any::<u8>(), 0..1473), ident in any::<u16>()) {
+        let expected = datagram(path, &payload, ident);
+        let prepared = PreparedHeaders::new(path).unwrap();
+        let mut frame = vec![0xaa; expected.len()];
+        frame[prepared.headers_len()..].copy_from_slice(&payload);
+        let emitted = prepared.emit(&mut frame, payload.len(), ident).unwrap();
+        prop_assert_eq!(emitted.len, frame.len());
+        prop_assert_eq!(frame, expected);
+    }
+
     #[test]
     fn datagrams_come_back(path in path(), payload in vec(any::<u8>(), 0..1473), ident in any::<u16>(), pad in 0..64usize) {
         let mut frame = datagram(path, &payload, ident);
@@ -132,5 +159,42 @@ proptest! {
         prop_assert_eq!(target.device, device.as_deref().map(Device::Name));
         prop_assert_eq!((target.remote_port, target.remote), (remote_port, remote));
         prop_assert_eq!(target.remote_mac, mac.map(MacAddr));
+    }
+
+    #[test]
+    fn upstreams_target_strings_come_back(
+        (extended, release) in prop_oneof![Just((false, false)), Just((true, false)), Just((true, true))],
+        local_port in any::<Option<u16>>(), remote_port in any::<Option<u16>>(),
+        (local, remote) in addresses(), with_local in any::<bool>(),
+        device in prop::option::of("[^:,\\PC]{1,20}"), mac in any::<Option<[u8; 6]>>(),
+    ) {
+        let show = |text: Option<String>| text.unwrap_or_default();
+        let text = format!(
+            "{}{}{}@{}/{},{}@{}/{}",
+            if extended { "+" } else { "" },
+            if release { "r" } else { "" },
+            show(local_port.map(|p| p.to_string())),
+            if with_local { local.to_string() } else { String::new() },
+            device.clone().unwrap_or_default(),
+            show(remote_port.map(|p| p.to_string())),
+            remote,
+            show(mac.map(|m| MacAddr(m).to_string())),
+        );
+        let device = device.as_ref().map(|name| upstream::Device::Name(name.as_bytes()));
+        prop_assert_eq!(
+            upstream::parse(text.as_bytes(), &Std),
+            Ok(Parsed {
+                extended, release, local_port, local: with_local.then_some(local), device, remote_port, remote, remote_mac: mac,
+            })
+        );
+    }
+
+    #[test]
+    fn upstreams_parser_says_where_it_ends(text in "[+r@/,:.0-9a-f]{0,60}") {
+        match upstream::parse(text.as_bytes(), &Std) {
+            Ok(parsed) => prop_assert!(parsed.local.is_none_or(|local| local.is_ipv4() == parsed.remote.is_ipv4())),
+            Err(Refused::At(at)) => prop_assert!(text.as_bytes().windows(at.len().max(1)).any(|part| part == at) || at.is_empty()),
+            Err(Refused::ReleaseWithoutExtended) => prop_assert!(text.starts_with('r')),
+        }
     }
 }

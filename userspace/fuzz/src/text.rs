@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use netdump_core::wire::target::{Device, Target, MAX_DEVICE_NAME};
+use netdump_core::wire::target::upstream::{self, Elements};
+use netdump_core::wire::target::{self, Device, Target, MAX_DEVICE_NAME};
 use netdump_core::wire::PhysAddr;
 use netdump_server::config::Settings;
 use netdump_vmcore::{Reader, Vmcoreinfo};
@@ -22,6 +23,32 @@ pub fn target_string_or_error(data: &[u8]) {
             }
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    // Upstream's form passes whatever this one does, but for what may be left out at the end.
+    let upstream = upstream::parse(data, &Std);
+    if let Ok(parsed) = &upstream {
+        assert!(parsed.local.is_none_or(|local| local.is_ipv4() == parsed.remote.is_ipv4()));
+    }
+    if let (Ok(target), true) = (Target::parse(text), text.bytes().filter(|byte| *byte == b'/').count() == 2) {
+        if !text.ends_with('\n') {
+            let parsed = upstream.expect("netdump's form is one of upstream's");
+            assert_eq!((parsed.local, parsed.remote), (target.local, target.remote));
+        }
+    }
+}
+
+/// Near enough to the kernel's functions for numbers and addresses.
+struct Std;
+
+impl Elements for Std {
+    fn port(&self, text: &[u8]) -> Option<u16> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+    fn ip(&self, text: &[u8]) -> Option<std::net::IpAddr> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+    fn mac(&self, text: &[u8]) -> Option<[u8; 6]> {
+        target::mac(std::str::from_utf8(text.get(..17)?).ok()?).map(|mac| mac.0)
     }
 }
 
