@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tests that hold our netconsole.ko against the stock one: the same questions, the same answers; and the way back."""
 
+import json
 import os
 import select
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -88,10 +90,13 @@ def same_answers(context: Context) -> list[str]:
         stock = interrogate(guest, "stock")
         ours = interrogate(guest, "ours")
         said = splats(guest.run("dmesg"))
+        host = json.loads(subprocess.run(["ip", "-json", "link", "show", machine.tap], capture_output=True, check=True).stdout)
+    # To itself a machine sends without addresses.
+    next_hops = (f"{host[0]['address']}\n".encode(), b"00:00:00:00:00:00\n")
     lines, different = [], 0
     for name, some in rows.items():
         for row, a, b in zip(some, stock[name], ours[name], strict=True):
-            found = table.differences(row, a, b)
+            found = table.differences(row, a, b, next_hops)
             different += bool(found)
             lines += [f"{row.label}: {text}" for text in found]
     count = sum(len(some) for some in rows.values())

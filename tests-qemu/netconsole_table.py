@@ -9,6 +9,7 @@ ROOT = "/sys/kernel/config/netconsole"
 TARGET = f"{ROOT}/row"
 MODULE = "/sys/module/netconsole"
 PEER = b"10.77.0.1"
+BROADCAST = b"ff:ff:ff:ff:ff:ff\n"
 ATTRIBUTES = ("enabled", "extended", "release", "dev_name", "local_port", "remote_port", "local_ip", "remote_ip", "local_mac", "remote_mac")
 SYSDATA = ("cpu_nr_enabled", "taskname_enabled", "release_enabled", "msgid_enabled")
 BOOLEANS = (
@@ -366,17 +367,22 @@ def readable(answer: str) -> str:
         return answer
 
 
-def differences(row: Row, stock: list[str], ours: list[str]) -> list[str]:
+def differences(row: Row, stock: list[str], ours: list[str], next_hops=()) -> list[str]:
     """Where the answers to a row differ.
 
     The stock module refuses an address with something behind it, and keeps its beginning all the same; ours keeps what
-    was there. That is no difference that counts.
+    was there. Where no remote_mac was given, the stock module sends to everybody and ours to one of `next_hops`. These are
+    no differences that count.
     """
+    given = any(BROADCAST.strip() in data for _, _, *rest in row.operations for data in rest[:1])
+    broadcast, resolved = f"ok {BROADCAST.hex()}", set() if given else {f"ok {mac.hex()}" for mac in next_hops}
     found, refused = [], set()
     for (operation, path, *rest), a, b in zip(row.operations, stock, ours, strict=True):
         if operation == "write" and path.endswith("_ip") and a == b == "EINVAL":
             refused.add(path)
         if operation == "read" and path in refused and a.startswith("ok") and b.startswith("ok"):
+            continue
+        if operation == "read" and path.endswith("/remote_mac") and a == broadcast and b in resolved:
             continue
         if operation == "list" and row.more_names_allowed and set(a.split()) <= set(b.split()):
             continue
