@@ -137,6 +137,8 @@ def highest(server, lines: str, arguments, cpus) -> Trial:
         else:
             rate = (best.rate * lost) ** 0.5
     must(best is not None, f"{server.name} lost lines at every rate")
+    # Where something was lost at a higher rate it was not the sender that set the bound.
+    best.kept_up |= lost is not None
     return best
 
 
