@@ -88,7 +88,7 @@ def table(context: Context, names: tuple[str, ...]) -> list[str]:
 def with_dump(context: Context, first: str, nic: str) -> list[str]:
     """netdump.ko and netconsole.ko on one NIC, loaded in either order: the dump is complete and true, and all text arrives."""
     found = context.lab()
-    machine = console_run.prepare(found, panic_run.with_module(found, Machine(nic=nic)), "ours", TRIGGERS["sysrq-panic5"])
+    machine = console_run.prepare(found, panic_run.with_module(found, Machine(nic=nic, memory_mib=256)), "ours", TRIGGERS["sysrq-panic5"])
     formats = console_run.together(console_run.formats_of("ours"))
     server = Server(context.directory, [machine.address])
     with Receiver([PORTS[name] for name in formats]) as receiver, Guest(found, machine, context.directory) as guest, server:
@@ -115,10 +115,10 @@ QUICK = ("sysrq-panic5", "sysrq-panic-1", "softirq-oops", "nmi", "burst")
 ROUNDS, STOCK_ROUNDS = 20, 2
 FEWER = {"hardirq-oops": 5, "burst": 5, "storm": 5}
 add("console-panic", quick, tiers=("test",), seconds=900, triggers=QUICK)
-add("console-and-dump", with_dump, first="netconsole", nic="virtio-net-pci")
-add("dump-and-console", with_dump, tiers=("full",), first="netdump", nic="virtio-net-pci")
-add("console-and-dump-e1000e", with_dump, flavour="amd64", first="netconsole", nic="e1000e")
-add("dump-and-console-e1000e", with_dump, flavour="amd64", first="netdump", nic="e1000e")
+add("console-and-dump", with_dump, seconds=600, first="netconsole", nic="virtio-net-pci")
+add("dump-and-console", with_dump, seconds=600, tiers=("full",), first="netdump", nic="virtio-net-pci")
+add("console-and-dump-e1000e", with_dump, seconds=600, flavour="amd64", first="netconsole", nic="e1000e")
+add("dump-and-console-e1000e", with_dump, seconds=600, flavour="amd64", first="netdump", nic="e1000e")
 matrix = []
 for card in ("virtio-net-pci", "e1000e"):
     for kind in TRIGGERS:
