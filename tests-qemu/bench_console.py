@@ -88,7 +88,7 @@ def turn(guest: Guest, receiver: Receiver, which: str, extended: bool, gateway: 
         cost, stretches = run_burst(guest, receiver, BURST, 0)
         result.printk.append(cost)
         result.line += stretches
-    result.single.append(run_burst(guest, receiver, SINGLE, GAP)[0])
+        result.single.append(run_burst(guest, receiver, SINGLE, GAP)[0])
     unload(guest)
     return result
 
