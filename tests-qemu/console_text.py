@@ -23,9 +23,23 @@ def text_lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.replace("\r", "").split("\n")]
 
 
+# What a console says that takes a record up again in whose middle another CPU was stopped.
+REPLAY = "** replaying previous printk message **"
+
+
 def serial(text: str) -> list[str]:
-    """The kernel's lines on a serial console; what user space says there is left out."""
-    return [line for line in text_lines(text) if STAMPED.match(line + " ")]
+    """The kernel's lines on a serial console; what user space says there is left out, and so is what was begun and then
+    said once more from its beginning."""
+    lines, out = text_lines(text), []
+    for line, follow in zip(lines, [*lines[1:], ""]):
+        if line.endswith(REPLAY):
+            if out and follow.startswith(out[-1]):
+                out.pop()
+            elif follow in out:
+                del out[len(out) - 1 - out[::-1].index(follow) :]
+        elif STAMPED.match(line + " "):
+            out.append(line)
+    return out
 
 
 def basic(datagrams: list[bytes]) -> list[str]:

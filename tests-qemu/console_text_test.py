@@ -31,6 +31,12 @@ class Formats(unittest.TestCase):
     def test_serial(self):
         self.assertEqual(text.serial(SHOWN), LINES)
 
+    def test_serial_that_begins_again(self):
+        one, two, three = "[    1.000000] one", "[    1.000000] two", "[    1.000000] three"
+        self.assertEqual(text.serial(f"{one}\n[    1.000000] t\n{text.REPLAY}\n{two}\n"), [one, two])
+        self.assertEqual(text.serial(f"{one}\n{two}\n[    1.000000] th\n{text.REPLAY}\n{two}\n{three}\n"), [one, two, three])
+        self.assertEqual(text.serial(f"{one}\n{text.REPLAY}\n{three}\n"), [one, three])
+
     def test_basic_cut_anywhere(self):
         raw = "\n".join(LINES).encode() + b"\n"
         self.assertEqual(text.basic([raw[:7], raw[7:40], raw[40:]]), LINES)
