@@ -285,6 +285,13 @@ void nd_skb_offsets(struct sk_buff *skb, unsigned int ip, unsigned int udp, bool
 	skb_set_queue_mapping(skb, queue);
 }
 
+/* The CPU that allocated it may be stopped, and would never take it back: it is this one's now. In softirq context. */
+void nd_skb_to_cache(struct sk_buff *skb)
+{
+	skb->alloc_cpu = smp_processor_id();
+	napi_consume_skb(skb, 1);
+}
+
 unsigned int nd_skb_summed(struct sk_buff *skb)
 {
 	return skb->ip_summed;

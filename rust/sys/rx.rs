@@ -639,7 +639,7 @@ impl Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        // SAFETY: The buffer is ours. With a budget it goes back to this CPU's cache, not to the slab.
-        unsafe { bindings::napi_consume_skb(self.0, 1) };
+        // SAFETY: The buffer is ours. It goes back to this CPU's cache, not to the slab.
+        unsafe { bindings::nd_skb_to_cache(self.0) };
     }
 }
