@@ -2,28 +2,8 @@
 
 //! The only home of `unsafe`, as netconsole.ko needs it (see `mod.rs`): what it shares with netdump.ko is used in part.
 
-/// Kernel types and functions, made by bindgen. Used inside `sys` only.
-#[allow(
-    clippy::all,
-    clippy::as_underscore,
-    clippy::cast_lossless,
-    clippy::missing_safety_doc,
-    clippy::ptr_as_ptr,
-    clippy::ref_as_ptr,
-    clippy::undocumented_unsafe_blocks,
-    dead_code,
-    missing_docs,
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    improper_ctypes,
-    unreachable_pub,
-    unsafe_op_in_unsafe_fn,
-    unused_imports
-)]
-mod bindings {
-    include!(env!("NETDUMP_BINDINGS"));
-}
+#[path = "generated.rs"]
+mod bindings;
 
 #[allow(dead_code)]
 pub mod claim;
