@@ -338,7 +338,7 @@ fn write_sysdata(shared: &Shared, record: &Record<'_>, w: &mut Writer<'_>) -> Re
     }
     if wanted & Sysdata::Task as u32 != 0 {
         w.bytes(b" taskname=")?;
-        w.bytes(record.task)?;
+        w.bytes(record.task_name())?;
         w.u8(b'\n')?;
     }
     if wanted & Sysdata::Release as u32 != 0 {
@@ -371,10 +371,16 @@ impl Sending<'_> {
     /// Sends what has not been sent of them yet.
     fn send(&mut self, datagrams: &mut impl Datagrams) -> Delivery {
         let mut at = 0u32;
-        // A record that cannot be sent in the format at all is left out, as by upstream.
-        while let Ok(Some(len)) = datagrams.emit_next(self.buffer) {
+        loop {
+            let datagram = match datagrams.next_in_place() {
+                Some(datagram) => datagram,
+                None => match datagrams.emit_next(self.buffer) {
+                    Ok(Some(len)) => self.buffer.get(..len).unwrap_or(&[]),
+                    // A record that cannot be sent in the format at all is left out, as by upstream.
+                    Ok(None) | Err(_) => break,
+                },
+            };
             if at >= self.progress.sent {
-                let datagram = self.buffer.get(..len).unwrap_or(&[]);
                 match self.link.send(self.path, datagram, self.urgency) {
                     Sent::Yes => {}
                     Sent::Dropped => _ = self.shared.dropped.fetch_add(1, Ordering::Relaxed),

@@ -36,8 +36,15 @@ pub struct Record<'a> {
     pub seq: u64,
     /// On which CPU it was printed.
     pub cpu: u32,
-    /// By which task.
+    /// The name of the task that printed, with zeroes behind it.
     pub task: &'a [u8],
+}
+
+impl Record<'_> {
+    /// By which task it was printed.
+    pub fn task_name(&self) -> &[u8] {
+        self.task.split(|byte| *byte == 0).next().unwrap_or(&[])
+    }
 }
 
 /// What became of a record.
@@ -271,13 +278,11 @@ unsafe fn write<T: Outlet>(
             if !bindings::nbcon_enter_unsafe(context) {
                 return;
             }
-            let comm = &(*context).comm;
-            let len = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
             let record = Record {
                 text: core::slice::from_raw_parts((*context).outbuf, (*context).len as usize),
                 seq,
                 cpu: (*context).cpu as u32,
-                task: comm.get(..len).unwrap_or(&[]),
+                task: &(*context).comm,
             };
             (*outlet).deliver(&record, urgency)
         };

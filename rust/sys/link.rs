@@ -188,6 +188,11 @@ impl Link {
         if !self.physical || system::in_nmi() || peer::claims(dev) || unsafe { reap::polls_here(dev) } {
             return Sent::NotNow;
         }
+        // SAFETY: The device is held; interrupts are off.
+        if unsafe { bindings::nd_netpoll_has_stranded(dev) } {
+            // Older lines wait in netpoll for its work: the thread's datagram queues up behind them.
+            return Sent::NotNow;
+        }
         if !self.write(path, payload) {
             return Sent::NotNow;
         }

@@ -39,6 +39,12 @@ pub trait Datagrams {
     /// [`NoRoom`](super::Error::NoRoom) if `buf` is too short; the cursor has not moved then. Any other error means that
     /// the input cannot be sent in this format at all.
     fn emit_next(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
+
+    /// The next datagram where it stands, if it is a piece of the input just as it is: it need not be copied then.
+    /// Otherwise, and at the end, `None`, and the cursor has not moved.
+    fn next_in_place(&mut self) -> Option<&[u8]> {
+        None
+    }
 }
 
 #[cfg(test)]

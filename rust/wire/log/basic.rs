@@ -22,12 +22,20 @@ impl<'a> Basic<'a> {
 
 impl Datagrams for Basic<'_> {
     fn emit_next(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        let mut after = self.clone();
+        let Some(text) = after.next_in_place() else { return Ok(None) };
+        let len = text.len();
+        buf.get_mut(..len).ok_or(Error::NoRoom)?.copy_from_slice(text);
+        *self = after;
+        Ok(Some(len))
+    }
+
+    fn next_in_place(&mut self) -> Option<&[u8]> {
         if self.rest.is_empty() {
-            return Ok(None);
+            return None;
         }
         let (text, rest) = self.rest.split_at_checked(MAX_TEXT).unwrap_or((self.rest, &[]));
-        buf.get_mut(..text.len()).ok_or(Error::NoRoom)?.copy_from_slice(text);
         self.rest = rest;
-        Ok(Some(text.len()))
+        Some(text)
     }
 }

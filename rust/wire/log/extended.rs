@@ -134,4 +134,14 @@ impl Datagrams for Fragments<'_> {
         self.next = next;
         Ok(Some(len))
     }
+
+    fn next_in_place(&mut self) -> Option<&[u8]> {
+        let Extended { release, record, userdata, sysdata } = self.message;
+        let bare = release.is_empty() && userdata.is_empty() && sysdata.is_empty();
+        if !bare || !matches!(self.next, Next::Whole) {
+            return None;
+        }
+        self.next = Next::Done;
+        Some(record)
+    }
 }

@@ -23,6 +23,22 @@ fn all(mut cursor: impl Datagrams) -> Vec<Vec<u8>> {
     out
 }
 
+/// The same by way of [`Datagrams::next_in_place`], as netconsole.ko sends, and how many were not copied.
+fn all_in_place(mut cursor: impl Datagrams) -> (Vec<Vec<u8>>, usize) {
+    let mut buf = [0; MAX_DATAGRAM];
+    let (mut out, mut in_place) = (Vec::new(), 0);
+    loop {
+        if let Some(datagram) = cursor.next_in_place() {
+            in_place += 1;
+            out.push(datagram.to_vec());
+        } else if let Some(len) = cursor.emit_next(&mut buf).expect("room and sense") {
+            out.push(buf[..len].to_vec());
+        } else {
+            return (out, in_place);
+        }
+    }
+}
+
 fn written(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut buf = vec![0; 16_384];
     let mut w = Writer::new(&mut buf);
@@ -76,6 +92,7 @@ proptest! {
 
         let datagrams = all(Basic::new(&text));
         prop_assert!(datagrams.iter().all(|datagram| datagram.len() <= basic::MAX_TEXT));
+        prop_assert_eq!(all_in_place(Basic::new(&text)), (datagrams.clone(), datagrams.len()));
         prop_assert_eq!(datagrams.concat(), text);
     }
 
@@ -103,6 +120,9 @@ proptest! {
         let prefix = if release.is_empty() { 0 } else { release.len() + 1 };
         let whole = prefix + record.len() + userdata.len() + sysdata.len() <= extended::MAX_DATAGRAM;
         prop_assert_eq!(datagrams.len() == 1, whole, "cut only where it must be");
+        let bare = Extended { record: &record, ..Extended::default() };
+        prop_assert_eq!(all_in_place(message.datagrams()).0, datagrams.clone());
+        prop_assert_eq!(all_in_place(bare.datagrams()), (all(bare.datagrams()), usize::from(record.len() <= extended::MAX_DATAGRAM)));
 
         for datagram in &datagrams {
             let parsed = Record::parse(datagram).unwrap();
