@@ -141,6 +141,7 @@ unsigned int nd_skb_users(struct sk_buff *skb);
 void nd_skb_rewind(struct sk_buff *skb, unsigned int headroom);
 void nd_skb_checksum_partial(struct sk_buff *skb, unsigned int start);
 void nd_skb_offsets(struct sk_buff *skb, unsigned int ip, unsigned int udp, bool ipv6, u16 queue);
+void nd_napi_poll(struct napi_struct *napi, int budget);
 void nd_skb_to_cache(struct sk_buff *skb);
 unsigned int nd_skb_summed(struct sk_buff *skb);
 unsigned char *nd_skb_mac_header(struct sk_buff *skb);

@@ -285,11 +285,32 @@ void nd_skb_offsets(struct sk_buff *skb, unsigned int ip, unsigned int udp, bool
 	skb_set_queue_mapping(skb, queue);
 }
 
-/* The CPU that allocated it may be stopped, and would never take it back: it is this one's now. In softirq context. */
+/* Page pools assert that interrupts are on when a page comes back to them (include/linux/lockdep.h,
+ * lockdep_assert_no_hardirq()), since a handler could meet itself there. With the other CPUs stopped and interrupts off for
+ * good there is none to meet, which lockdep has no word for: it looks away. It does so of acquiring and releasing alike.
+ */
+static void lockdep_look_away(int change)
+{
+#ifdef CONFIG_PROVE_LOCKING
+	this_cpu_add(lockdep_recursion, change);
+#endif
+}
+
+/* In a panic, with the other CPUs stopped, as if in a softirq. */
+void nd_napi_poll(struct napi_struct *napi, int budget)
+{
+	lockdep_look_away(1);
+	napi->poll(napi, budget);
+	lockdep_look_away(-1);
+}
+
+/* The CPU that allocated it may be stopped, and would never take it back: it is this one's now. Context as above. */
 void nd_skb_to_cache(struct sk_buff *skb)
 {
+	lockdep_look_away(1);
 	skb->alloc_cpu = smp_processor_id();
 	napi_consume_skb(skb, 1);
+	lockdep_look_away(-1);
 }
 
 unsigned int nd_skb_summed(struct sk_buff *skb)

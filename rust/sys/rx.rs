@@ -477,8 +477,8 @@ fn poll_one(napi: *mut bindings::napi_struct, queue: &mut FrameQueue) -> bool {
     // context, which the dump's caller has entered. What it hands up lands in `gro.rx_list` or in `catch`.
     unsafe {
         (*napi).list_owner = this;
-        if let Some(poll) = (*napi).poll {
-            poll(napi, BUDGET);
+        if (*napi).poll.is_some() {
+            bindings::nd_napi_poll(napi, BUDGET);
         }
         let list = &raw mut (*napi).gro.rx_list;
         let mut at = (*list).next;
