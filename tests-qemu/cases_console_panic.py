@@ -18,10 +18,10 @@ from server import Server
 STOCK_LOSES = "sysrq-panic5"
 
 
-def one(context: Context, which: str, trigger: str, nic: str, number: int, formats) -> tuple[bool, list[Verdict]]:
+def one(context: Context, which: str, trigger: str, nic: str, number: int, formats, way=console_run.WAYS["plain"]) -> tuple[bool, list[Verdict]]:
     """One guest; whether all has arrived."""
     directory = context.directory / f"{which}-{trigger}-{number:02}"
-    verdicts = console_run.deliver(context.lab(), which, trigger, nic, formats, directory)
+    verdicts = console_run.deliver(context.lab(), which, trigger, nic, formats, directory, way)
     complete = all(verdict.complete() for verdict in verdicts)
     for verdict in verdicts:
         if which == "ours" and not verdict.complete():
@@ -111,6 +111,17 @@ def with_dump(context: Context, first: str, nic: str) -> list[str]:
     return [*lines, *(verdict.text() for verdict in verdicts)]
 
 
+def ways(context: Context, way: str) -> list[str]:
+    """Panics whose text takes another way than an IPv4 datagram from a physical device."""
+    lines = []
+    for number, trigger in enumerate(("sysrq-panic5", "sysrq-panic0", "softirq-oops", "nmi"), 1):
+        formats = console_run.together(console_run.formats_of("ours"))
+        complete, verdicts = one(context, "ours", trigger, "virtio-net-pci", number, formats, console_run.WAYS[way])
+        must(complete, f"{trigger}: " + "; ".join(verdict.text() for verdict in verdicts))
+        lines.append(f"{trigger}: all lines in {len(formats)} formats")
+    return lines
+
+
 QUICK = ("sysrq-panic5", "sysrq-panic-1", "softirq-oops", "nmi", "burst")
 ROUNDS, STOCK_ROUNDS = 20, 2
 FEWER = {"hardirq-oops": 5, "burst": 5, "storm": 5}
@@ -119,6 +130,9 @@ add("console-and-dump", with_dump, seconds=600, first="netconsole", nic="virtio-
 add("dump-and-console", with_dump, seconds=600, tiers=("full",), first="netdump", nic="virtio-net-pci")
 add("console-and-dump-e1000e", with_dump, seconds=600, flavour="amd64", first="netconsole", nic="e1000e")
 add("dump-and-console-e1000e", with_dump, seconds=600, flavour="amd64", first="netdump", nic="e1000e")
+for name in console_run.WAYS:
+    if name != "plain":
+        add(f"console-way-{name}", ways, tiers=("full",), seconds=900, way=name)
 matrix = []
 for card in ("virtio-net-pci", "e1000e"):
     for kind in TRIGGERS:

@@ -50,6 +50,29 @@ TRIGGERS = {
 }
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the text leaves the guest: the device that targets name, addresses, what makes them."""
+
+    device: str = "eth0"
+    local: str = ""  # the machine's own address if empty
+    remote: str = HOST_ADDRESS
+    setup: str = ""
+    modules: tuple = ()
+
+
+# The machine's address stays on eth0; the devices on top of it have one of their own.
+WAYS = {
+    "plain": Way(),
+    "ipv6": Way(local="fd77::2", remote="fd77::1", setup="echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip -6 addr add fd77::2/64 dev eth0"),
+    "bridge": Way("br7", "10.77.0.6", setup="ip link add br7 type bridge && ip link set eth0 master br7 && ip link set br7 up", modules=("bridge",)),
+    "bond": Way(
+        "bond7", "10.77.0.6", modules=("bonding",),
+        setup="echo +bond7 >/sys/class/net/bonding_masters; ip link set eth0 down; ip link set eth0 master bond7 && ip link set bond7 up",
+    ),
+}  # fmt: skip
+
+
 def module_file(lab, which: str) -> Path:
     """netconsole.ko, 'stock' or 'ours'."""
     return test_modules.stock(lab, "netconsole") if which == "stock" else test_modules.ours(lab, "netconsole")
@@ -65,12 +88,12 @@ def together(formats) -> tuple[str, ...]:
     return tuple(name for name in formats if name != "rfc5424")
 
 
-def parameters(formats, machine: Machine, source: int = 6665) -> str:
+def parameters(formats, machine: Machine, way: Way = WAYS["plain"], source: int = 6665) -> str:
     """insmod's words for a target of each format, without a MAC address: nobody types one."""
     names: dict[str, list[str]] = {}
     for name in formats:
         parameter, plus = PARAMETERS[name]
-        names.setdefault(parameter, []).append(f"{plus}{source}@{machine.address}/eth0,{PORTS[name]}@{HOST_ADDRESS}/")
+        names.setdefault(parameter, []).append(f"{plus}{source}@{way.local or machine.address}/{way.device},{PORTS[name]}@{way.remote}/")
     more = ["syslog_format=rfc5424"] if "rfc5424" in formats else []
     return " ".join([*(f"'{name}={';'.join(targets)}'" for name, targets in names.items()), *more])
 
@@ -99,9 +122,9 @@ def has_come(receiver: Receiver, name: str, text: str) -> bool:
     return any(text.encode() in datagram for datagram in datagrams)
 
 
-def load(guest: Guest, receiver: Receiver, formats, more: str = "", seconds: float = 180) -> None:
+def load(guest: Guest, receiver: Receiver, formats, more: str = "", seconds: float = 180, way: Way = WAYS["plain"]) -> None:
     """Loads netconsole.ko and waits until the log so far has arrived in every format."""
-    guest.run(f"insmod /netconsole.ko {parameters(formats, guest.machine)} {more}")
+    guest.run(f"insmod /netconsole.ko {parameters(formats, guest.machine, way)} {more}")
     mark(guest, REPLAYED)
     deadline = time.monotonic() + seconds
     for name in formats:
@@ -177,14 +200,26 @@ def judge(guest: Guest, receiver: Receiver, formats) -> list[Verdict]:
     return out
 
 
-def deliver(lab, which: str, trigger_name: str, nic: str, formats, directory: Path) -> list[Verdict]:
+def go(guest: Guest, way: Way) -> None:
+    """Makes the way, at both ends."""
+    if way.setup:
+        guest.run(way.setup)
+    if way.device != "eth0":
+        guest.run(f"ip addr del {guest.machine.address}/24 dev eth0; ip addr add {way.local}/24 dev {way.device}")
+        guest.run(f"ping -c 1 -w 20 {HOST_ADDRESS}", 30)
+    if ":" in way.remote:
+        subprocess.run(["ip", "-6", "addr", "add", f"{way.remote}/64", "dev", guest.machine.tap, "nodad"], check=True)
+
+
+def deliver(lab, which: str, trigger_name: str, nic: str, formats, directory: Path, way: Way = WAYS["plain"]) -> list[Verdict]:
     """Boots a guest, lets it panic, and judges."""
     trigger = TRIGGERS[trigger_name]
-    machine = prepare(lab, Machine(nic=nic, memory_mib=256), which, trigger)
+    machine = prepare(lab, Machine(nic=nic, memory_mib=256, modules=way.modules), which, trigger)
     try:
-        with Receiver([PORTS[name] for name in formats]) as receiver, Guest(lab, machine, directory) as guest:
+        with Receiver([PORTS[name] for name in formats], way.remote) as receiver, Guest(lab, machine, directory) as guest:
             guest.wait_ready()
-            load(guest, receiver, formats)
+            go(guest, way)
+            load(guest, receiver, formats, way=way)
             fire(guest, trigger)
             wait_end(guest, receiver, trigger)
             return judge(guest, receiver, formats)

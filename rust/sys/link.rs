@@ -16,7 +16,7 @@
 use super::bindings;
 use super::console::Urgency;
 use super::netdev::{Device, Rtnl};
-use super::tx::{Checksum, Sender, Tried};
+use super::tx::{self, Checksum, Sender, Tried};
 use super::{clock, on_panic, peer, reap, system};
 use crate::wire::frame::{Path, PreparedHeaders, MAX_HEADERS_LEN, MIN_FRAME_LEN};
 use core::ffi::c_uint;
@@ -257,11 +257,7 @@ impl Link {
         if alone {
             self.send_stranded();
         }
-        let tries = match (alone, self.lost < GIVE_UP) {
-            (true, true) => AFTER_STOP_TRIES,
-            (true, false) => 1,
-            (false, _) => BEFORE_STOP_TRIES,
-        };
+        let tries = if alone { self.tries_alone() } else { BEFORE_STOP_TRIES };
         let mut written = false;
         for step in 0..tries {
             written = written || self.write(path, payload);
@@ -311,30 +307,51 @@ impl Link {
     /// Sends what netpoll has put aside, because the driver was busy, for a work that never runs again
     /// (`net/core/netpoll.c`). Panic path, with the other CPUs stopped.
     fn send_stranded(&mut self) {
+        let dev = self.device.raw();
+        if !self.physical {
+            // What was sent through it waits where it stands on. The lower ones go first: what is there is older.
+            // SAFETY: The device is held.
+            unsafe { reap::each_lower(dev, |lower| self.send_stranded_of(lower)) };
+        }
+        self.send_stranded_of(dev);
+    }
+
+    fn send_stranded_of(&mut self, dev: *mut bindings::net_device) {
         for _ in 0..STRANDED {
-            // SAFETY: The device is held and set up; nobody else is left.
-            let skb = unsafe { bindings::nd_netpoll_stranded(self.device.raw()) };
+            // SAFETY: The device is held, or below one that is; nobody else is left.
+            let skb = unsafe { bindings::nd_netpoll_stranded(dev) };
             if skb.is_null() {
                 return;
             }
-            self.sender.lend(skb);
-            for step in 0..BEFORE_STOP_TRIES {
-                if self.offer() != Tried::Busy {
+            let mut taken = false;
+            for step in 0..self.tries_alone() {
+                self.entered = true;
+                taken = tx::hand_over(dev, skb);
+                self.entered = false;
+                if taken {
                     break;
                 }
                 self.reap(step % PATIENCE == PATIENCE - 1);
                 clock::spin_us(PAUSE_US);
             }
-            self.sender.forget();
+            self.lost = if taken { 0 } else { self.lost.saturating_add(1) };
+        }
+    }
+
+    /// How often a frame is offered with nobody else left.
+    fn tries_alone(&self) -> u32 {
+        if self.lost < GIVE_UP {
+            AFTER_STOP_TRIES
+        } else {
+            1
         }
     }
 
     fn drain_in_context(&mut self, tries: u32) {
-        if !self.physical {
-            return;
-        }
+        // What a device on top of others was given does not come back: it is only seen to that the ones below have room.
+        let tries = if self.physical { tries } else { tries.min(LOWER_TRIES) };
         for step in 0..tries {
-            if self.sender.is_drained() {
+            if self.physical && self.sender.is_drained() {
                 return;
             }
             self.reap(step % PATIENCE == PATIENCE - 1);
@@ -346,11 +363,16 @@ impl Link {
         let dev = self.device.raw();
         // SAFETY: The device is held and set up; interrupts are off, and the caller has made the context.
         unsafe {
+            let reap_one = |dev| {
+                reap::poll(dev);
+                if thoroughly {
+                    reap::run_interrupt_handler(dev);
+                }
+            };
             if self.physical {
-                reap::poll(dev, &self.sender);
-            }
-            if thoroughly {
-                reap::run_interrupt_handler(dev);
+                reap_one(dev);
+            } else {
+                reap::each_lower(dev, reap_one);
             }
         }
     }
@@ -384,6 +406,8 @@ impl Link {
 
 /// After each frame of a panic, with nobody else left: the machine may restart at any moment. 2 ms.
 const DRAIN_TRIES: u32 = 200;
+/// The same for a device on top of others: twice the round that ends with the interrupt handler.
+const LOWER_TRIES: u32 = 2 * PATIENCE;
 /// Before a dump takes the device. 100 ms.
 const LAST_DRAIN_TRIES: u32 = 10_000;
 

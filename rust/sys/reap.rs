@@ -3,7 +3,8 @@
 //! Transmitted frames given back by the driver, without interrupts.
 
 use super::bindings;
-use super::tx::Sender;
+use super::tx;
+use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 const NPSVC: usize = 1 << bindings::NAPI_STATE_NPSVC;
@@ -30,6 +31,30 @@ unsafe fn each_napi(dev: *mut bindings::net_device, mut f: impl FnMut(*mut bindi
     }
 }
 
+/// Calls `f` with every device below a device that stands on top of others: a bond's, a bridge's, a VLAN device's. Panic path,
+/// with the other CPUs stopped.
+///
+/// # Safety
+///
+/// `dev` is held. Whoever was changing what is below it never goes on; the lists are made for readers without locks.
+#[allow(dead_code)] // netconsole.ko's
+pub(super) unsafe fn each_lower<F: FnMut(*mut bindings::net_device)>(dev: *mut bindings::net_device, mut f: F) {
+    /// # Safety
+    ///
+    /// `private.data` points to an `F`.
+    unsafe extern "C" fn call<F: FnMut(*mut bindings::net_device)>(
+        lower: *mut bindings::net_device,
+        private: *mut bindings::netdev_nested_priv,
+    ) -> c_int {
+        // SAFETY: By this function's contract; nobody else uses it meanwhile.
+        unsafe { (*(*private).data.cast::<F>())(lower) };
+        0
+    }
+    let mut private = bindings::netdev_nested_priv { flags: 0, data: (&raw mut f).cast::<c_void>() };
+    // SAFETY: By this function's contract; interrupts are off, which is a read-side section.
+    unsafe { bindings::netdev_walk_all_lower_dev_rcu(dev, Some(call::<F>), &raw mut private) };
+}
+
 /// Whether this very CPU was interrupted in a poll function of the device. Panic path.
 ///
 /// # Safety
@@ -54,7 +79,7 @@ pub(super) unsafe fn polls_here(dev: *mut bindings::net_device) -> bool {
 ///
 /// `dev` is held and registered with netpoll; interrupts are off, and this CPU looks as if it served a softirq.
 #[allow(dead_code)] // netconsole.ko's
-pub(super) unsafe fn poll(dev: *mut bindings::net_device, sender: &Sender) {
+pub(super) unsafe fn poll(dev: *mut bindings::net_device) {
     let this = super::system::cpu() as i32;
     // SAFETY: By this function's contract; both words are only ever accessed atomically.
     unsafe {
@@ -65,7 +90,7 @@ pub(super) unsafe fn poll(dev: *mut bindings::net_device, sender: &Sender) {
             }
             let state = AtomicUsize::from_ptr((&raw mut (*napi).state).cast());
             // Set already, it is switched off.
-            if sender.may_poll(napi) && state.fetch_or(NPSVC, Ordering::AcqRel) & NPSVC == 0 {
+            if tx::may_poll(dev, napi) && state.fetch_or(NPSVC, Ordering::AcqRel) & NPSVC == 0 {
                 if let Some(poll) = (*napi).poll {
                     poll(napi, 0);
                 }

@@ -12,6 +12,8 @@ use super::volatile::Changed;
 use core::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
+/// Buffers for a device that does not give them back: a panic has hardly more lines, and less than 1 MiB is taken.
+const ONCE_POOL: usize = 512;
 /// Buffers in the pool of a dump: a burst and a half.
 pub const POOL: usize = 96;
 /// Most transmit queues that are looked at.
@@ -39,7 +41,7 @@ pub struct Sender {
     pending: Option<*mut bindings::sk_buff>,
     locks: [Lock; MAX_QUEUES],
     queue: u16,
-    /// The device may not be given a buffer that we keep: each is used once.
+    /// The device may not be given a buffer that we keep: each is used once, and of [`ONCE_POOL`].
     once: bool,
     /// Frames that the driver took.
     sent: u64,
@@ -77,6 +79,9 @@ impl Sender {
         // SAFETY: The device is held.
         let room = unsafe { bindings::nd_dev_room(dev) };
         let headroom = room.next_multiple_of(64) + 64;
+        // SAFETY: The device is held.
+        let once = !unsafe { bindings::nd_dev_shares_tx_skbs(dev) };
+        let pool = if once { pool.max(ONCE_POOL) } else { pool };
         let mut sender = Self {
             dev,
             skbs: KVec::with_capacity(pool, GFP_KERNEL)?,
@@ -87,8 +92,7 @@ impl Sender {
             pending: None,
             locks: [Lock::Unknown; MAX_QUEUES],
             queue: 0,
-            // SAFETY: The device is held.
-            once: !unsafe { bindings::nd_dev_shares_tx_skbs(dev) },
+            once,
             sent: 0,
             full: 0,
         };
@@ -113,13 +117,11 @@ impl Sender {
     }
 
     fn queues(&self) -> usize {
-        // SAFETY: The device is held.
-        (unsafe { (*self.dev).real_num_tx_queues } as usize).min(MAX_QUEUES)
+        queues(self.dev)
     }
 
     fn txq(&self, index: usize) -> *mut bindings::netdev_queue {
-        // SAFETY: `index` is below the number of queues (see the callers).
-        unsafe { bindings::nd_txq(self.dev, index as c_uint) }
+        txq(self.dev, index)
     }
 
     /// Takes every queue's lock that can be had within the attempt's time, while the other CPUs still run, and keeps
@@ -183,7 +185,7 @@ impl Sender {
             // A CPU that was stopped within netif_tx_lock(), in a watchdog or a reset, leaves its mark.
             // SAFETY: As above.
             unsafe { bindings::nd_txq_thaw(txq) };
-            let free = self.lock_is_free(txq);
+            let free = lock_is_free(self.dev, txq);
             // SAFETY: Reads the queue's state.
             let stopped = unsafe { bindings::nd_txq_stopped(txq) };
             // A queue that is merely full empties; one that is locked for ever does not.
@@ -201,26 +203,9 @@ impl Sender {
         }
     }
 
-    fn lock_is_free(&self, txq: *mut bindings::netdev_queue) -> bool {
-        // SAFETY: Tries, and gives back what it got.
-        unsafe {
-            let free = bindings::nd_tx_trylock(self.dev, txq);
-            if free {
-                bindings::nd_tx_unlock(self.dev, txq);
-            }
-            free
-        }
-    }
-
-    /// Whether a NAPI may be polled: one that reaps a transmit queue takes that queue's lock, and would wait for
-    /// ever if a stopped CPU holds it (virtio_net, `virtnet_poll_tx`). Panic path.
+    /// See [`may_poll`].
     pub(super) fn may_poll(&self, napi: *mut bindings::napi_struct) -> bool {
-        (0..self.queues()).all(|index| {
-            let txq = self.txq(index);
-            // SAFETY: Reads a pointer of a held device's queue.
-            let reaps = unsafe { (*txq).napi == napi };
-            !reaps || self.lock_is_free(txq)
-        })
+        may_poll(self.dev, napi)
     }
 
     /// Whether the NIC computes UDP checksums.
@@ -320,12 +305,6 @@ impl Sender {
         tried
     }
 
-    /// Makes a buffer of somebody else's the pending frame. Panic path; it is never freed.
-    #[allow(dead_code)] // netconsole.ko's
-    pub(super) fn lend(&mut self, skb: *mut bindings::sk_buff) {
-        self.pending = Some(skb);
-    }
-
     /// Forgets the frame that is pending. Panic path.
     #[allow(dead_code)] // netconsole.ko's
     pub(super) fn forget(&mut self) {
@@ -346,8 +325,9 @@ impl Sender {
         self.next = 0;
     }
 
-    /// What changes when the first so many buffers are used. Panic path.
+    /// What changes when the first so many buffers are used at a time. Panic path.
     pub(super) fn memory(&self, count: usize, mut add: impl FnMut(*const c_void, usize)) {
+        let count = if self.once { self.skbs.len() } else { count };
         for skb in self.skbs.iter().take(count) {
             // SAFETY: Ours; addresses only.
             unsafe {
@@ -367,6 +347,57 @@ impl Sender {
         self.memory(usize::MAX, |start, len| changed.object(start, len, "pool"));
         changed.object(self.skbs.as_ptr().cast(), self.skbs.capacity() * size_of::<*const u8>(), "state");
     }
+}
+
+fn queues(dev: *mut bindings::net_device) -> usize {
+    // SAFETY: The device is held.
+    (unsafe { (*dev).real_num_tx_queues } as usize).min(MAX_QUEUES)
+}
+
+fn txq(dev: *mut bindings::net_device, index: usize) -> *mut bindings::netdev_queue {
+    // SAFETY: `index` is below the number of queues (see the callers).
+    unsafe { bindings::nd_txq(dev, index as c_uint) }
+}
+
+fn lock_is_free(dev: *mut bindings::net_device, txq: *mut bindings::netdev_queue) -> bool {
+    // SAFETY: Tries, and gives back what it got.
+    unsafe {
+        let free = bindings::nd_tx_trylock(dev, txq);
+        if free {
+            bindings::nd_tx_unlock(dev, txq);
+        }
+        free
+    }
+}
+
+/// Whether a NAPI of a held device may be polled: one that reaps a transmit queue takes that queue's lock, and would wait
+/// for ever if a stopped CPU holds it (virtio_net, `virtnet_poll_tx`). Panic path.
+pub(super) fn may_poll(dev: *mut bindings::net_device, napi: *mut bindings::napi_struct) -> bool {
+    (0..queues(dev)).all(|index| {
+        let txq = txq(dev, index);
+        // SAFETY: Reads a pointer of a held device's queue.
+        let reaps = unsafe { (*txq).napi == napi };
+        !reaps || lock_is_free(dev, txq)
+    })
+}
+
+/// Gives a held device a buffer of somebody else's, who has made it complete and has no more use for it. False if no queue
+/// takes it now. Panic path, with the other CPUs stopped.
+#[allow(dead_code)] // netconsole.ko's
+pub(super) fn hand_over(dev: *mut bindings::net_device, skb: *mut bindings::sk_buff) -> bool {
+    (0..queues(dev)).any(|index| {
+        let txq = txq(dev, index);
+        // SAFETY: The buffer is complete; the queue's lock is held around the driver's function, as it expects.
+        unsafe {
+            if !bindings::nd_tx_trylock(dev, txq) {
+                return false;
+            }
+            bindings::nd_skb_set_queue(skb, index as u16);
+            let taken = !bindings::nd_txq_stopped(txq) && bindings::nd_start_xmit(skb, dev, txq, false) == NETDEV_TX_OK;
+            bindings::nd_tx_unlock(dev, txq);
+            taken
+        }
+    })
 }
 
 impl Drop for Sender {
