@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What netconsole.ko costs and reaches, ours beside the stock one: both in one guest, in turn, many times.
+"""What netconsole.ko costs and reaches, ours beside the stock one: both in one guest, in turn, many times, in several guests.
 
 The cost is that of a printk() as its caller sees it, timed call by call by modules/printk_bench.c: many calls in a row, and
 single calls that find the console's thread asleep. The speed is that of bursts of lines on their way to one target, in
@@ -8,7 +8,8 @@ stretches of 100 lines from datagram to datagram by the host's clock: what a bus
 them. The serial console is off, so that only netconsole prints.
 
 Given are the medians, the ratio of medians ours / stock, and the upper end of its one-sided 95 % interval, from a
-bootstrap that draws whole turns: what was measured in one turn may have something in common. For the ratio the figures
+bootstrap that draws whole guests, and of each whole turns: what was measured in one of them has something in common. Where a
+kernel and its modules lie (KASLR) makes a difference of some per cent, either way, for as long as it runs. For the ratio the figures
 of two turns next to each other are divided by their common level, so that what drifts in the guest or on the host drops
 out. Results: build/bench/console.json.
 """
@@ -108,21 +109,27 @@ def ratio(pairs: list[Pair]) -> float:
     return statistics.median(ours) / statistics.median(other)
 
 
-def row(raw: list[Pair], unit: str) -> dict:
-    """The row of one figure."""
-    ours, other = (statistics.median(value for pair in raw for value in pair[n]) for n in (0, 1))
-    pairs, draw = [level(pair) for pair in raw], random.Random(1)
-    drawn = sorted(ratio(draw.choices(pairs, k=len(pairs))) for _ in range(DRAWS))
+def drawn_ratio(guests: list[list[Pair]], draw: random.Random) -> float:
+    """The ratio of as many guests, drawn with replacement, and as many turns of each, likewise."""
+    return ratio([pair for guest in draw.choices(guests, k=len(guests)) for pair in draw.choices(guest, k=len(guest))])
+
+
+def row(raw: list[list[Pair]], unit: str) -> dict:
+    """The row of one figure, from the turns of each guest."""
+    ours, other = (statistics.median(value for guest in raw for pair in guest for value in pair[n]) for n in (0, 1))
+    guests, draw = [[level(pair) for pair in guest] for guest in raw], random.Random(1)
+    pairs = [pair for guest in guests for pair in guest]
+    drawn = sorted(drawn_ratio(guests, draw) for _ in range(DRAWS))
     return {
         "ours": round(ours, 3), "other": round(other, 3), "ratio": round(ratio(pairs), 4),
         "upper 95 %": round(drawn[int(DRAWS * 0.95)], 4), "unit": unit,
-        "other is": "the stock netconsole.ko in the same guest, in turn", "turns": len(pairs),
+        "other is": "the stock netconsole.ko in the same guest, in turn", "turns": len(pairs), "guests": [round(ratio(guest), 4) for guest in guests],
         "measured": sum(len(pair[0]) for pair in pairs), "most": MOST,
     }  # fmt: skip
 
 
-def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: int, directory: Path) -> dict:
-    """One guest; the rows of one format."""
+def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: int, directory: Path) -> list[tuple[Turn, Turn]]:
+    """The turns of one guest."""
     files = {f"/module{n}.ko": module_file(found, name) for n, name in enumerate(which)}
     files["/printk_bench.ko"] = test_modules.build(found, "printk_bench")
     machine = Machine(nic=NIC, append=f"log_buf_len={LOG_BUFFER}", modules=("configfs",), extra=files)
@@ -138,11 +145,17 @@ def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: i
                 done[n] = turn(guest, receiver, f"module{n}", extended, gateway, bursts)
             pairs.append((done[0], done[1]))
         must(not any(receiver.dropped.values()), f"the host lost datagrams: {receiver.dropped}")
+    subprocess.run(["ip", "link", "del", machine.tap], check=False)
+    return pairs
+
+
+def rows_of(guests: list[list[tuple[Turn, Turn]]], extended: bool) -> dict:
+    """The rows of one format."""
     name = "extended" if extended else "basic"
     rows = {
-        f"printk, {name}, {BURST} calls in a row": row([(a.printk, b.printk) for a, b in pairs], "ns a call"),
-        f"printk, {name}, a call alone": row([(a.single, b.single) for a, b in pairs], "ns a call"),
-        f"one target, {name}": row([(a.line, b.line) for a, b in pairs], "us a line"),
+        f"printk, {name}, {BURST} calls in a row": row([[(a.printk, b.printk) for a, b in pairs] for pairs in guests], "ns a call"),
+        f"printk, {name}, a call alone": row([[(a.single, b.single) for a, b in pairs] for pairs in guests], "ns a call"),
+        f"one target, {name}": row([[(a.line, b.line) for a, b in pairs] for pairs in guests], "us a line"),
     }
     speed = rows[f"one target, {name}"]
     speed["lines/s"] = {"ours": round(1e6 / speed["ours"]), "other": round(1e6 / speed["other"])}
@@ -151,7 +164,8 @@ def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: i
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=80, help="of each module")
+    parser.add_argument("--turns", type=int, default=10, help="of each module in each guest")
+    parser.add_argument("--guests", type=int, default=10, help="of each format")
     parser.add_argument("--bursts", type=int, default=2, help="in each turn")
     parser.add_argument("--against-itself", action="store_true", help="the stock module in both places: what the method finds where nothing is")
     arguments = parser.parse_args()
@@ -159,9 +173,11 @@ def main() -> int:
     which = ("stock" if arguments.against_itself else "ours", "stock")
     rows: dict[str, dict] = {}
     for extended in (False, True):
-        directory = HOME / f"console-{'extended' if extended else 'basic'}"
-        rows |= measure(found, which, extended, arguments.turns, arguments.bursts, directory)
-        subprocess.run(["ip", "link", "del", "nd0"], check=False)
+        guests = []
+        for number in range(1, arguments.guests + 1):
+            directory = HOME / f"console-{'extended' if extended else 'basic'}-{number:02}"
+            guests.append(measure(found, which, extended, arguments.turns, arguments.bursts, directory))
+        rows |= rows_of(guests, extended)
     HOME.mkdir(parents=True, exist_ok=True)
     if not arguments.against_itself:
         (HOME / "console.json").write_text(json.dumps(rows, indent=1) + "\n")

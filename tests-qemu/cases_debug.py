@@ -94,8 +94,8 @@ class Watch:
 class Traffic:
     """Frames to and from the guest, and lines in its log, until the end of the block."""
 
-    def __init__(self, guest: Guest, lines: bool = True):
-        self.guest, self.lines, self.stop = guest, lines, threading.Event()
+    def __init__(self, guest: Guest, lines: bool = True, dies: bool = False):
+        self.guest, self.lines, self.dies, self.stop = guest, lines, dies, threading.Event()
 
     def __enter__(self):
         if self.lines:
@@ -108,9 +108,9 @@ class Traffic:
     def __exit__(self, *_):
         self.stop.set()
         self.thread.join(5)
-        with contextlib.suppress(Exception):
-            self.guest.run("kill $(cat /tmp/lines /tmp/pings 2>/dev/null)", check=False)
-
+        if not self.dies:
+            with contextlib.suppress(Exception):
+                self.guest.run("kill $(cat /tmp/lines /tmp/pings 2>/dev/null)", check=False)
 
     def frames(self) -> None:
         """Datagrams of all sizes at a port that nobody listens on: about 500/s."""
@@ -295,7 +295,7 @@ def dump(context: Context, nic: str) -> list[str]:
         panic_run.arm(guest, seconds=PATIENCE)
         guest.run("insmod /netconsole.ko")
         enable(guest)
-        with Traffic(guest, lines=False):
+        with Traffic(guest, lines=False, dies=True):
             guest.send(panic_run.PANIC)
             path, meta = server.wait_dump(1800, guest=guest)
         guest.wait_held(PATIENCE)

@@ -39,8 +39,9 @@ FIRST_NIC = "hubport,id=n0,hubid=0"
 SECOND_NIC = ("-netdev", "hubport,id=n1,hubid=0", "-device", "virtio-net-pci,netdev=n1,mac=52:54:00:4e:44:03,romfile=")
 PEER = (
     "ip netns add peer && ip link set eth1 netns peer && ip -n peer addr add 10.77.0.3/24 dev eth1 && ip -n peer link set eth1 up",
-    # The traffic leaves bpftrace the time that it needs to start under emulation.
-    "printf '#!/bin/sh\\nexec nice -n 19 /usr/bin/iperf3 \"$@\" -b 2M\\n' >/usr/local/bin/iperf3 && chmod +x /usr/local/bin/iperf3",
+    # The traffic leaves bpftrace the time that it needs to start under emulation. A server refuses what is for clients.
+    "printf '#!/bin/sh\\ncase $1 in -s) exec /usr/bin/iperf3 \"$@\" ;; esac\\n' >/usr/local/bin/iperf3 && "
+    "printf 'exec nice -n 19 /usr/bin/iperf3 \"$@\" -b 2M\\n' >>/usr/local/bin/iperf3 && chmod +x /usr/local/bin/iperf3",
     "bpftrace -e 'BEGIN { exit(); }'",
 )
 PEER_SETTINGS = "NETIF=eth0 LOCAL_V4=10.77.0.2 REMOTE_V4=10.77.0.3 REMOTE_TYPE=netns REMOTE_ARGS=peer"
