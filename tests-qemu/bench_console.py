@@ -8,13 +8,14 @@ stretches of 100 lines from datagram to datagram by the host's clock: what a bus
 them. The serial console is off, so that only netconsole prints.
 
 Given are the medians, the ratio of medians ours / stock, and the upper end of its one-sided 95 % interval, from a
-bootstrap that draws whole guests, and of each whole turns: what was measured in one of them has something in common. Where a
-kernel and its modules lie (KASLR) makes a difference of some per cent, either way, for as long as it runs. For the ratio the figures
-of two turns next to each other are divided by their common level, so that what drifts in the guest or on the host drops
+bootstrap that draws whole guests, and of each whole turns: what was measured in one of them has something in common. One
+guest's ratio differs from the next one's by some per cent, either way, and stays for as long as it runs. For the ratio the
+figures of two turns next to each other are divided by their common level, so that what drifts in the guest or on the host drops
 out. Results: build/bench/console.json.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -130,13 +131,22 @@ def row(raw: list[list[Pair]], unit: str) -> dict:
     }  # fmt: skip
 
 
+@contextlib.contextmanager
+def no_tap_left(name: str):
+    """The next guest makes its own."""
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
+
+
 def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: int, directory: Path) -> list[tuple[Turn, Turn]]:
     """The turns of one guest."""
     files = {f"/module{n}.ko": module_file(found, name) for n, name in enumerate(which)}
     files["/printk_bench.ko"] = test_modules.build(found, "printk_bench")
     machine = Machine(nic=NIC, append=f"log_buf_len={LOG_BUFFER}", modules=("configfs",), extra=files)
     pairs: list[tuple[Turn, Turn]] = []
-    with Receiver([PORT]) as receiver, Guest(found, machine, directory) as guest:
+    with no_tap_left(machine.tap), Receiver([PORT]) as receiver, Guest(found, machine, directory) as guest:
         guest.wait_ready()
         shown = subprocess.run(["ip", "-j", "link", "show", machine.tap], capture_output=True, check=True).stdout
         gateway = json.loads(shown)[0]["address"]
@@ -147,7 +157,6 @@ def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: i
                 done[n] = turn(guest, receiver, f"module{n}", extended, gateway, bursts)
             pairs.append((done[0], done[1]))
         must(not any(receiver.dropped.values()), f"the host lost datagrams: {receiver.dropped}")
-    subprocess.run(["ip", "link", "del", machine.tap], check=False)
     return pairs
 
 
@@ -183,7 +192,6 @@ def main() -> int:
             except GuestError as error:
                 # Guests were seen to stop for good at their first command, with either module yet to be loaded or just loaded.
                 print(f"bench: guest {number} is left out: {str(error).splitlines()[0]}", file=sys.stderr)
-                subprocess.run(["ip", "link", "del", "nd0"], check=False)
                 must(number - len(guests) <= MOST_LOST, "too many guests stopped")
         rows |= rows_of(guests, extended)
     HOME.mkdir(parents=True, exist_ok=True)

@@ -113,9 +113,8 @@ def with_dump(context: Context, first: str, nic: str) -> list[str]:
 
 def ways(context: Context, way: str) -> list[str]:
     """Panics whose text takes another way than an IPv4 datagram from a physical device."""
-    lines = []
+    lines, formats = [], console_run.together(console_run.formats_of("ours"))
     for number, trigger in enumerate(("sysrq-panic5", "sysrq-panic0", "softirq-oops", "nmi"), 1):
-        formats = console_run.together(console_run.formats_of("ours"))
         complete, verdicts = one(context, "ours", trigger, "virtio-net-pci", number, formats, console_run.WAYS[way])
         must(complete, f"{trigger}: " + "; ".join(verdict.text() for verdict in verdicts))
         lines.append(f"{trigger}: all lines in {len(formats)} formats")

@@ -61,7 +61,7 @@ class Way:
     modules: tuple = ()
 
 
-# The machine's address stays on eth0; the devices on top of it have one of their own.
+# A device on top of eth0 has an address of its own, and eth0 then has none.
 WAYS = {
     "plain": Way(),
     "ipv6": Way(local="fd77::2", remote="fd77::1", setup="echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip -6 addr add fd77::2/64 dev eth0"),

@@ -188,9 +188,8 @@ impl Link {
         if !self.physical || system::in_nmi() || peer::claims(dev) || unsafe { reap::polls_here(dev) } {
             return Sent::NotNow;
         }
-        // SAFETY: The device is held; interrupts are off.
-        if unsafe { bindings::nd_netpoll_has_stranded(dev) } {
-            // Older lines wait in netpoll for its work: the thread's datagram queues up behind them.
+        if self.has_stranded() {
+            // The thread's datagram queues up behind them.
             return Sent::NotNow;
         }
         if !self.write(path, payload) {
@@ -241,9 +240,8 @@ impl Link {
         if self.interrupted > 2 {
             return Sent::Dropped;
         }
-        // SAFETY: The device is held; interrupts are off.
-        if !alone && unsafe { bindings::nd_netpoll_has_stranded(dev) } {
-            // Older lines wait in there for a work that may never run: they go first, once that can be done.
+        if !alone && self.has_stranded() {
+            // They go first, once that can be done.
             return Sent::NotNow;
         }
         let may_poll = alone || !system::in_nmi();
@@ -304,6 +302,13 @@ impl Link {
         }
     }
 
+    /// Whether older lines wait in netpoll's own queue, for a work that never runs again in a panic. Panic path; interrupts are
+    /// off.
+    fn has_stranded(&self) -> bool {
+        // SAFETY: The device is held; interrupts are off.
+        unsafe { bindings::nd_netpoll_has_stranded(self.device.raw()) }
+    }
+
     /// Sends what netpoll has put aside, because the driver was busy, for a work that never runs again
     /// (`net/core/netpoll.c`). Panic path, with the other CPUs stopped.
     fn send_stranded(&mut self) {
@@ -325,9 +330,7 @@ impl Link {
             }
             let mut taken = false;
             for step in 0..self.tries_alone() {
-                self.entered = true;
-                taken = tx::hand_over(dev, skb);
-                self.entered = false;
+                taken = self.inside(|_| tx::hand_over(dev, skb));
                 if taken {
                     break;
                 }
@@ -378,10 +381,15 @@ impl Link {
     }
 
     fn offer(&mut self) -> Tried {
+        self.inside(Sender::flush_anywhere)
+    }
+
+    /// Calls what calls the driver's transmit function.
+    fn inside<R>(&mut self, call: impl FnOnce(&mut Sender) -> R) -> R {
         self.entered = true;
-        let tried = self.sender.flush_anywhere();
+        let result = call(&mut self.sender);
         self.entered = false;
-        tried
+        result
     }
 
     /// Writes the frame into one of the pool. False if there is none at the moment.

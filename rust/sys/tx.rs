@@ -12,7 +12,7 @@ use super::volatile::Changed;
 use core::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
-/// Buffers for a device that does not give them back: a panic has hardly more lines, and less than 1 MiB is taken.
+/// Buffers for a device that does not give them back: a panic has hardly more lines, and they take some 1 MiB.
 const ONCE_POOL: usize = 512;
 /// Buffers in the pool of a dump: a burst and a half.
 pub const POOL: usize = 96;
@@ -247,25 +247,7 @@ impl Sender {
     pub fn flush(&mut self, more: bool) -> bool {
         let Some(skb) = self.pending else { return true };
         let txq = self.txq(usize::from(self.queue));
-        // SAFETY: The buffer is ours and complete; the queue's lock is held around the driver's function, as it
-        // expects. The extra reference is what the driver frees.
-        let taken = unsafe {
-            if !bindings::nd_tx_trylock(self.dev, txq) {
-                return false;
-            }
-            let mut taken = false;
-            if !bindings::nd_txq_stopped(txq) {
-                if !self.once {
-                    bindings::nd_skb_get(skb);
-                }
-                taken = bindings::nd_start_xmit(skb, self.dev, txq, more) == NETDEV_TX_OK;
-                if !taken && !self.once {
-                    bindings::nd_skb_put_ref(skb);
-                }
-            }
-            bindings::nd_tx_unlock(self.dev, txq);
-            taken
-        };
+        let Some(taken) = start(self.dev, txq, skb, more, !self.once) else { return false };
         if taken {
             self.pending = None;
             if self.once {
@@ -381,22 +363,44 @@ pub(super) fn may_poll(dev: *mut bindings::net_device, napi: *mut bindings::napi
     })
 }
 
+/// Gives the driver a buffer, and keeps a reference to it if asked to. Whether the driver takes it; None if the queue's lock
+/// cannot be had. Panic path.
+fn start(
+    dev: *mut bindings::net_device,
+    txq: *mut bindings::netdev_queue,
+    skb: *mut bindings::sk_buff,
+    more: bool,
+    keep: bool,
+) -> Option<bool> {
+    // SAFETY: The device is held, or below one that is; the buffer is complete and the caller's to give. The queue's lock is
+    // held around the driver's function, as it expects. The extra reference is what the driver frees.
+    unsafe {
+        if !bindings::nd_tx_trylock(dev, txq) {
+            return None;
+        }
+        let mut taken = false;
+        if !bindings::nd_txq_stopped(txq) {
+            if keep {
+                bindings::nd_skb_get(skb);
+            }
+            taken = bindings::nd_start_xmit(skb, dev, txq, more) == NETDEV_TX_OK;
+            if !taken && keep {
+                bindings::nd_skb_put_ref(skb);
+            }
+        }
+        bindings::nd_tx_unlock(dev, txq);
+        Some(taken)
+    }
+}
+
 /// Gives a held device a buffer of somebody else's, who has made it complete and has no more use for it. False if no queue
 /// takes it now. Panic path, with the other CPUs stopped.
 #[allow(dead_code)] // netconsole.ko's
 pub(super) fn hand_over(dev: *mut bindings::net_device, skb: *mut bindings::sk_buff) -> bool {
     (0..queues(dev)).any(|index| {
-        let txq = txq(dev, index);
-        // SAFETY: The buffer is complete; the queue's lock is held around the driver's function, as it expects.
-        unsafe {
-            if !bindings::nd_tx_trylock(dev, txq) {
-                return false;
-            }
-            bindings::nd_skb_set_queue(skb, index as u16);
-            let taken = !bindings::nd_txq_stopped(txq) && bindings::nd_start_xmit(skb, dev, txq, false) == NETDEV_TX_OK;
-            bindings::nd_tx_unlock(dev, txq);
-            taken
-        }
+        // SAFETY: Nobody else has the buffer.
+        unsafe { bindings::nd_skb_set_queue(skb, index as u16) };
+        start(dev, txq(dev, index), skb, false, false) == Some(true)
     })
 }
 
