@@ -44,8 +44,10 @@ pub struct Settings {
     pub daemon: bool,
     /// Where to write the process id.
     pub pidfile: Option<PathBuf>,
-    /// Dump only clients that have a file in `magic/`.
+    /// Dump only clients that are enrolled (`keydir`) or have a file in `magic/`.
     pub secure: bool,
+    /// The keys of enrolled clients; `None` is none.
+    pub keydir: Option<PathBuf>,
     /// Compare a dump's size with the free space before it begins.
     pub space_check: bool,
     /// Directory that everything is kept in.
@@ -64,7 +66,7 @@ pub struct Settings {
     pub write_buffer: usize,
     /// A client that answers nothing for so long is given up.
     pub client_timeout: Duration,
-    /// Addresses whose logs are taken with `secure=1` although they have no `magic/` file.
+    /// Addresses whose logs are taken with `secure=1` although they are not known.
     pub log_allow: AllowList,
     /// Log bytes taken from one address per second.
     pub log_rate: u64,
@@ -100,6 +102,7 @@ impl Default for Settings {
             daemon: false,
             pidfile: None,
             secure: true,
+            keydir: Some(PathBuf::from("/var/lib/netdump")),
             space_check: true,
             dumpdir: PathBuf::from("/var/crash"),
             format: Format::Elf,
@@ -241,7 +244,10 @@ pub const KEYS: &[Key] = &[
         "Where to write the process id"),
     key!("secure", [], "secure", Some('s'), Kind::Bool, Yes,
         |s, v| put(&mut s.secure, boolean(v)), |s| s.secure.to_string(),
-        "Dump only clients that have a file in magic/"),
+        "Dump only clients that are enrolled or have a file in magic/"),
+    key!("keydir", Kind::Value("DIR"), No,
+        |s, v| put(&mut s.keydir, path(v)), |s| quote_path(s.keydir.as_deref()),
+        "Keys of enrolled clients; empty is none"),
     key!("space_check", [], "space_check", Some('S'), Kind::Bool, Yes,
         |s, v| put(&mut s.space_check, boolean(v)), |s| s.space_check.to_string(),
         "Compare a dump's size with the free space first"),
@@ -271,7 +277,7 @@ pub const KEYS: &[Key] = &[
         "Silence after which a client is given up"),
     key!("log_allow", Kind::Value("NETWORKS"), Yes,
         |s, v| put(&mut s.log_allow, v.parse()), |s| quote(Some(s.log_allow.to_string())),
-        "Networks whose logs are taken with secure=1 without a magic/ file"),
+        "Networks whose logs are taken with secure=1 of clients that are not known"),
     key!("log_rate", Kind::Value("BYTES"), Yes,
         |s, v| put(&mut s.log_rate, size(v, 1024, 1 << 30)), |s| s.log_rate.to_string(),
         "Log bytes taken from one address per second"),

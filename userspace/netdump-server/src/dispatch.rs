@@ -12,6 +12,7 @@ use netdump_core::wire::Cookie;
 use netdump_session::{Params, Phase, Session};
 
 use crate::admission::DumpId;
+use crate::clients::{self, Owner, Useless};
 use crate::dump::Dump;
 use crate::events::Reason;
 use crate::hooks::Hook;
@@ -32,7 +33,7 @@ const MAX_MAY_LOG: usize = 16_384;
 const LOOKUPS_PER_SECOND: u32 = 1000;
 /// How long it is remembered.
 const MAY_LOG_FOR: Duration = Duration::from_secs(30);
-/// The cookie of clients without a file in `magic/`, as in the original.
+/// The cookie of clients that are not known, as in the original.
 pub const OPEN_COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
 
 impl Server {
@@ -112,7 +113,7 @@ impl Server {
                 None => return self.refuse(Reason::LogFlood, path, "log text of too many unknown addresses"),
             };
             if !registered && self.settings.secure {
-                return self.refuse(Reason::LogRefused, path, "log text from an address without a file in magic/");
+                return self.refuse(Reason::LogRefused, path, "log text from an address that nobody is known at");
             }
         }
         let mut cx =
@@ -142,15 +143,23 @@ impl Server {
 
     /// Begins a session, which sends its ACK and a HELLO; nothing more is done until that is answered.
     pub(crate) fn begin_session(&mut self, path: Path, start: Start) {
-        let (cookie, registered) = match self.root.magic(path.peer.ip()) {
-            Ok(Some(cookie)) => (cookie, true),
-            Ok(None) if self.settings.secure => {
-                let detail = "START_NETDUMP from an address without a file in magic/: not dumped (secure=1)";
-                return self.refuse(Reason::NotRegistered, path, detail);
-            }
-            Ok(None) => (OPEN_COOKIE, false),
-            Err(error) => return self.refuse(Reason::BadMagic, path, format_args!("the file in magic/ {error}")),
-        };
+        let (mut candidates, useless) = clients::candidates(self.keys.as_ref(), &self.root, path.peer.ip());
+        let registered = !candidates.is_empty();
+        for Useless { reason, detail } in &useless {
+            self.refuse(*reason, path, detail);
+        }
+        if !registered && !useless.is_empty() {
+            return;
+        }
+        if !registered && self.settings.secure {
+            let detail = "START_NETDUMP from an address that nobody is known at: not dumped (secure=1)";
+            return self.refuse(Reason::NotRegistered, path, detail);
+        }
+        if !registered {
+            candidates.push((OPEN_COOKIE, Owner::Anybody));
+        }
+        let (cookies, owners): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
+        let Some((cookie, other_cookies)) = cookies.split_first() else { return };
         let mut seed = [0; 32];
         if let Err(error) = getrandom::fill(&mut seed) {
             return self.refuse(Reason::StorageFailed, path, format_args!("no randomness: {error}"));
@@ -161,12 +170,13 @@ impl Server {
         let params = Params {
             max_window: u16::try_from(self.settings.max_outstanding_pages).unwrap_or(u16::MAX),
             silence: self.settings.client_timeout,
-            ..Params::new(cookie)
+            other_cookies: other_cookies.to_vec(),
+            ..Params::new(*cookie)
         };
         let session = Session::new(params, start, seed, self.now);
         self.next_id += 1;
         let id = DumpId(self.next_id);
-        let dump = Dump::new(id, session, path, registered, self.now, self.drops);
+        let dump = Dump::new(id, session, path, owners, self.now, self.drops);
         self.dumps.insert(path.peer, Box::new(dump));
         self.by_ip.entry(path.peer.ip()).or_default().push(path.peer);
         tracing::debug!(client = %path.peer, ?start, "START_NETDUMP");
@@ -215,7 +225,7 @@ impl Server {
         if !self.lookups.take(self.now, LOOKUPS_PER_SECOND) {
             return None;
         }
-        let answer = self.settings.log_allow.holds(client) || matches!(self.root.magic(client), Ok(Some(_)));
+        let answer = self.settings.log_allow.holds(client) || clients::is_known(self.keys.as_ref(), &self.root, client);
         if self.may_log.len() >= MAX_MAY_LOG {
             self.may_log.clear();
         }

@@ -10,6 +10,7 @@ use netdump_session::{Absence, Counters, Grant, Outcome, Phase, Session};
 use netdump_vmcore::{DumpInfo, Vmcoreinfo};
 
 use crate::admission::DumpId;
+use crate::clients::Owner;
 use crate::config::Format;
 use crate::crashdir::ClientDir;
 use crate::meta::{DatagramCounts, DumpMeta, Meta, PageCounts, VolatileMeta};
@@ -47,7 +48,11 @@ pub struct Dump {
     pub session: Session,
     /// Where requests go.
     pub path: Path,
-    /// The client has a file in `magic/`.
+    /// Whose the cookies are that are tried for it.
+    owners: Vec<Owner>,
+    /// Which of them the client has answered.
+    pub owner: Option<usize>,
+    /// Somebody is known at its address, so that it has to be one of them.
     pub registered: bool,
     /// What it was granted, once it was.
     pub grant: Option<Grant>,
@@ -133,12 +138,14 @@ impl Kaslr {
 
 impl Dump {
     /// A dump that has just been asked for.
-    pub fn new(id: DumpId, session: Session, path: Path, registered: bool, now: Instant, drops: u64) -> Dump {
+    pub fn new(id: DumpId, session: Session, path: Path, owners: Vec<Owner>, now: Instant, drops: u64) -> Dump {
         Dump {
             id,
             session,
             path,
-            registered,
+            registered: owners.iter().any(|owner| *owner != Owner::Anybody),
+            owners,
+            owner: None,
             grant: None,
             dir: None,
             client_dir: None,
@@ -237,6 +244,10 @@ impl Dump {
             (None, Some(outcome)) => outcome.failure.as_ref().map(ToString::to_string),
             (None, None) => self.stopped.then(|| "the server was stopped".to_owned()),
         };
+        let (client_id, previous_key) = match self.owner.and_then(|at| self.owners.get(at)) {
+            Some(Owner::Enrolled { id, previous }) => (Some(id.clone()), *previous),
+            Some(Owner::Magic | Owner::Anybody) | None => (None, false),
+        };
         let dump = DumpMeta {
             started: Some(self.started),
             ended: (self.outcome.is_some() || self.stopped).then(Timestamp::now),
@@ -280,6 +291,8 @@ impl Dump {
             panic: info.and_then(|info| info.panic.clone()),
             dump: Some(dump),
             volatile: self.volatile.iter().map(volatile_meta).collect(),
+            client_id,
+            previous_key,
             ..Meta::new(self.path.peer.ip(), self.started, self.registered)
         }
     }
@@ -308,7 +321,7 @@ mod tests {
         let now = Instant::now();
         let session = Session::new(Params::new(Cookie::new(1)), Start::V4, [0; 32], now);
         let path = Path { peer: ([10, 0, 0, 1], 6666).into(), local: None };
-        Dump::new(DumpId(1), session, path, false, now, 0)
+        Dump::new(DumpId(1), session, path, vec![Owner::Anybody], now, 0)
     }
 
     #[test]

@@ -51,10 +51,12 @@ reasons! {
     BadReply = "bad_reply",
     /// A reply whose number belongs to no live request: late, or forged.
     UnknownNumber = "unknown_number",
-    /// A START_NETDUMP from an address without a file in `magic/` (secure=1).
+    /// A START_NETDUMP from an address that nobody is known at (secure=1).
     NotRegistered = "not_registered",
     /// A START_NETDUMP from an address whose `magic/` file is of no use.
     BadMagic = "bad_magic",
+    /// What the key store has of an address is of no use.
+    BadKey = "bad_key",
     /// More START_NETDUMP of unknown clients than are looked at in a second.
     StartFlood = "start_flood",
     /// A client that never answered was pushed out by newer ones.

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod allow;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod console;
 pub mod crashdir;

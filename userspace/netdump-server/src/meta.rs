@@ -25,8 +25,14 @@ pub struct Meta {
     pub started: Timestamp,
     /// The client has proved who it is by a key. Never so in the classic protocol.
     pub authenticated: bool,
-    /// The client has a file in `magic/`.
+    /// Somebody is known at the client's address; what dumps from there had to know the secret.
     pub registered: bool,
+    /// Which enrolled client dumped: its name. Absent where the secret was a file in `magic/`, or there was no dump.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// It was armed with the key before its current one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub previous_key: bool,
     /// The vmcore is whole.
     pub complete: bool,
     /// Size of `log`.
@@ -154,6 +160,8 @@ impl Meta {
             started,
             authenticated: false,
             registered,
+            client_id: None,
+            previous_key: false,
             complete: false,
             log_bytes: 0,
             log_lost_bytes: 0,

@@ -19,6 +19,8 @@ use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
 use crate::admission::{Admission, DumpId, Limits};
 use crate::cli::Invocation;
 use crate::config::{Reload, Settings, KEYS};
+use netdump_keys::Reader;
+
 use crate::crashdir::CrashDir;
 use crate::dump::Dump;
 use crate::events::{Events, Reason};
@@ -80,6 +82,8 @@ pub struct Server {
     pub(crate) settings: Settings,
     pub(crate) sender: Sender,
     pub(crate) root: CrashDir,
+    /// Keys of enrolled clients.
+    pub(crate) keys: Option<Reader>,
     pub(crate) store: Store,
     pub(crate) hooks: Hooks,
     pub(crate) events: Events,
@@ -200,8 +204,9 @@ impl Server {
             summed: 0,
             minutes: 0,
             invocation,
-            settings,
             sender: socket.sender,
+            keys: settings.keydir.as_deref().map(Reader::new),
+            settings,
             root,
         };
         server.load_streams();

@@ -29,6 +29,7 @@
 
 mod ask;
 mod closing;
+mod cookies;
 mod event;
 mod flight;
 mod info;
@@ -43,6 +44,7 @@ mod tools;
 mod window;
 mod work;
 
+pub use cookies::MAX_COOKIES;
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
 pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

@@ -6,6 +6,7 @@ mod pair;
 use std::time::Duration;
 
 use netdump_core::engine::End;
+use netdump_core::wire::Cookie;
 use netdump_session::{EndWith, Event, Failure, Grant, Phase};
 use pair::{Link, Pair, World};
 
@@ -69,6 +70,39 @@ fn complete_and_true_through_bad_links() {
             pair.session.counters()
         );
     }
+}
+
+#[test]
+fn the_cookie_that_the_client_knows_is_found_among_several() {
+    for (place, loss) in [(1, 0.0), (1, 0.2), (7, 0.0), (7, 0.2)] {
+        let mut pair = Pair::new(World::new(500), [Link::lossy(loss); 2], place as u64, |params| {
+            let right = params.cookie;
+            params.cookie = Cookie::new(100);
+            params.other_cookies = (101..100 + place as u64).map(Cookie::new).chain([right]).collect();
+        });
+        let outcome = pair.run(10 * MINUTE);
+        assert_eq!(outcome.failure, None, "place {place}, loss {loss}");
+        pair.assert_true();
+        let known = pair.store.events.iter().find_map(|event| match event {
+            Event::Proved { cookie } => Some(*cookie),
+            _ => None,
+        });
+        assert_eq!(known, Some(place), "loss {loss}");
+    }
+}
+
+#[test]
+fn a_client_that_knows_none_of_the_cookies_gives_nothing() {
+    let mut pair = Pair::new(World::new(500), [Link::clean(); 2], 1, |params| {
+        params.cookie = Cookie::new(1);
+        params.other_cookies = vec![Cookie::new(2), Cookie::new(3)];
+    });
+    // It goes on with its START_NETDUMP, so the session goes on trying.
+    pair.run_until(2 * MINUTE, |pair| pair.now >= pair.epoch + MINUTE);
+    assert_eq!(pair.session.phase(), Phase::Probe);
+    assert_eq!(pair.session.counters().unknown_nr, 0);
+    assert!(pair.store.pages.is_empty() && pair.store.kernel_log.is_empty() && pair.store.netlog.is_empty());
+    assert!(pair.engine.counters().bad_cookie > 10);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::Cookie;
+use netdump_keys::message::Registration;
+use netdump_keys::{KeyId, Root, Store};
 use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
 use netdump_sim::image::{Image, ImageParams, PAGE_SIZE};
 use nix::sys::signal::{kill, Signal};
@@ -81,6 +83,25 @@ impl Setup {
         self.scratch.path().join("crash")
     }
 
+    /// The key store; it is there once a client has registered.
+    pub fn keys(&self) -> PathBuf {
+        self.scratch.path().join("keys")
+    }
+
+    /// Registers a root key for a client of an address, as the client would through ssh; its cookie.
+    pub fn register(&self, name: &str, client: Ipv4Addr, number: u8) -> Cookie {
+        for dir in ["clients", "addresses"] {
+            std::fs::create_dir_all(self.keys().join(dir)).unwrap();
+        }
+        let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
+        let key_id = KeyId([number; 16]);
+        let cookie = Cookie::new(root.classic_cookie(&key_id).0);
+        let message = Registration { key_id, root, host: name.into() };
+        let store = Store::open(&self.keys()).unwrap();
+        store.register(&name.parse().unwrap(), message, client.into(), jiff::Timestamp::now()).unwrap();
+        cookie
+    }
+
     pub fn hook(&self, name: &str, text: &str) {
         let dir = self.root().join("scripts");
         std::fs::create_dir_all(&dir).unwrap();
@@ -110,6 +131,7 @@ impl Setup {
             .args(["--config".as_ref(), self.scratch.path().join("conf").as_os_str()])
             .args(["--verbose", "2", "--port", &self.everywhere.unwrap_or(6666).to_string()])
             .args(["--dumpdir".as_ref(), self.root().as_os_str()])
+            .args(["--keydir".as_ref(), self.keys().as_os_str()])
             .args(&self.args);
         if self.everywhere.is_none() {
             command.args(["--addr", &host(self.block, 1).to_string()]);
