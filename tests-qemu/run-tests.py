@@ -23,6 +23,7 @@ import cases_cpus
 import cases_debug
 import cases_dump
 import cases_failure
+import cases_keys
 import cases_netconsole
 import cases_netconsole_table
 import cases_network
@@ -34,7 +35,7 @@ from cache import HERE, REPOSITORY, Failure
 RESULTS = REPOSITORY / "build/tests"
 # They fill cases.CASES.
 assert cases_console_panic and cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole
-assert cases_netconsole_table and cases_network and cases_replace and cases_selftests
+assert cases_keys and cases_netconsole_table and cases_network and cases_replace and cases_selftests
 
 
 def fingerprint() -> str:

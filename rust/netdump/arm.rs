@@ -5,6 +5,7 @@
 
 use super::plan::Plan;
 use super::settings::{Settings, DEFAULT_PORT};
+use super::sys::keys;
 use super::sys::memory::MemoryMap;
 use super::sys::nic::{self, Find, Identity, NotUsable};
 use super::sys::panic_cell::PanicCell;
@@ -52,6 +53,7 @@ struct Armed {
 /// Why the module is not armed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum NotArmed {
+    Disabled,
     Device(NotUsable),
     Route(NoRoute),
     NoMemory,
@@ -62,6 +64,7 @@ impl fmt::Display for NotArmed {
         match self {
             Self::Device(reason) => reason.fmt(f),
             Self::Route(reason) => reason.fmt(f),
+            Self::Disabled => f.write_str("disabled on the kernel command line (netdump.disable=1)"),
             Self::NoMemory => f.write_str("out of memory"),
         }
     }
@@ -131,6 +134,9 @@ impl State {
     }
 
     fn try_update(&mut self) -> Result<(), NotArmed> {
+        if self.settings.disabled {
+            return Err(NotArmed::Disabled);
+        }
         let target = &self.settings.target;
         let wanted = match target.device {
             None => 0,
@@ -207,12 +213,17 @@ impl fmt::Display for Way<'_> {
 }
 
 fn show_status(out: &mut dyn Write) -> fmt::Result {
+    let key = keys::key_id();
     STATE.with(|state| {
         let Some(state) = state else { return Ok(()) };
         match (&state.armed, state.reason) {
             (Some(armed), _) => writeln!(out, "armed: {}", Way(&armed.device, &armed.path)),
             (None, Some(reason)) => writeln!(out, "not armed: {reason}"),
             (None, None) => writeln!(out, "not armed: just loaded"),
+        }?;
+        match key {
+            Some(key) => writeln!(out, "key: {key}"),
+            None => writeln!(out, "key: none"),
         }
     })
 }

@@ -19,7 +19,7 @@ use super::sys::system::{self, SoftirqContext, Symbol};
 use super::sys::tasks::TaskListing;
 use super::sys::tx::Checksum;
 use super::sys::volatile::{Changed, ENTRY_LEN};
-use super::sys::{kmsg, notifier, stop_cpus};
+use super::sys::{keys, kmsg, notifier, stop_cpus};
 use super::wire::classic::{ItemId, Machine};
 use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, Path, UdpChecksum, UdpHeaders};
 use super::wire::Pfn;
@@ -140,7 +140,7 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
     let engine = ENGINE.take()?;
     engine.begin(
         engine::Config {
-            cookie: plan.settings.cookie,
+            cookie: keys::cookie(),
             machine: Machine::X86_64,
             task_struct: task,
             page_offset: plan.layout.page_offset,
@@ -189,6 +189,7 @@ fn report(plan: &mut Plan) {
     plan.changed.place(&raw const ENGINE, "state");
     plan.changed.place(&raw const PLAN, "state");
     system::report(&mut plan.changed);
+    keys::report(&mut plan.changed);
     claim::report(&mut plan.changed);
 }
 
@@ -369,6 +370,10 @@ impl Target for Machinery<'_> {
     }
 
     fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable> {
+        if keys::is_secret(pfn.0) {
+            out.fill(0);
+            return Ok(());
+        }
         self.memory.copy(pfn.0, offset as usize, out).map_err(|_| Unreadable)
     }
 

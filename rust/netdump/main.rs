@@ -25,7 +25,7 @@ mod plan;
 mod settings;
 
 use kernel::prelude::*;
-use sys::{notifier::Notifiers, params, stop_cpus::Interposed};
+use sys::{keys::Keys, notifier::Notifiers, params, stop_cpus::Interposed};
 
 module! {
     type: Netdump,
@@ -39,12 +39,20 @@ module! {
 struct Netdump {
     _notifiers: Notifiers,
     _interposed: Interposed,
+    _keys: Keys,
 }
 
 impl kernel::Module for Netdump {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let settings = settings::Settings::from_parameters().inspect_err(|_| params::wipe_cookie())?;
-        params::wipe_cookie();
+        let cookie = params::take_cookie();
+        let settings = settings::Settings::from_parameters()?;
+        let keys = Keys::new(cookie)?;
+        if cookie == 0 && !settings.disabled {
+            pr_notice!("no cookie yet: until a key comes through /dev/netdump, anybody who can send from the server's address can have this machine's memory\n");
+        }
+        if settings.disabled {
+            pr_notice!("disabled (netdump.disable=1 on the kernel command line)\n");
+        }
         if sys::system::kdump_loaded() {
             pr_notice!("a kdump image is loaded: unless crash_kexec_post_notifiers=Y, kdump comes first and netdump is not asked\n");
         }
@@ -52,7 +60,7 @@ impl kernel::Module for Netdump {
         // Building one fails only for lack of memory; what is built already is taken back.
         let interposed = Interposed::install(fire::before_stop, fire::after_stop).inspect_err(|_| arm::stop())?;
         let notifiers = Notifiers::register(fire::on_panic, arm::on_change).inspect_err(|_| arm::stop())?;
-        Ok(Self { _notifiers: notifiers, _interposed: interposed })
+        Ok(Self { _notifiers: notifiers, _interposed: interposed, _keys: keys })
     }
 }
 

@@ -4,7 +4,6 @@
 
 use super::sys::params;
 use super::wire::target::{Target, TargetError};
-use super::wire::Cookie;
 use kernel::prelude::*;
 
 /// Port of both ends where none is given.
@@ -25,8 +24,8 @@ pub enum Reboot {
 pub struct Settings {
     /// Where to send to, and what of the way there is fixed.
     pub target: Target<'static>,
-    /// The secret of every request.
-    pub cookie: Cookie,
+    /// The administrator has switched it off.
+    pub disabled: bool,
     /// After a complete dump.
     pub reboot: Reboot,
     /// Nanoseconds; 0 is no limit.
@@ -60,13 +59,10 @@ impl Settings {
                 return Err(EINVAL);
             }
         };
-        if given.cookie == 0 {
-            pr_warn!("no cookie (magic1=, magic2=): anybody who can send from the server's address can have this machine's memory\n");
-        }
         let nanoseconds = |seconds: u32| u64::from(seconds).saturating_mul(NANOSECONDS);
         Ok(Self {
             target,
-            cookie: Cookie::new(given.cookie),
+            disabled: given.disable,
             reboot,
             handshake_timeout: nanoseconds(given.handshake_timeout),
             idle_timeout: nanoseconds(given.idle_timeout),

@@ -166,6 +166,8 @@ void nd_neigh_release(struct neighbour *neigh);
 
 /* Memory. */
 void *nd_phys_to_virt(phys_addr_t paddr);
+void *nd_secret_page(void);
+void nd_secret_page_free(void *page);
 phys_addr_t nd_virt_to_phys(const void *addr);
 bool nd_page_hwpoison(struct page *page);
 bool nd_page_offline(struct page *page);
@@ -243,5 +245,9 @@ extern unsigned int nd_param_handshake_timeout;
 extern unsigned int nd_param_idle_timeout;
 extern unsigned int nd_param_total_timeout;
 int nd_status_get(char *buffer, const struct kernel_param *kp);
+ssize_t nd_key_write(struct file *file, const char __user *from, size_t len, loff_t *offset);
+int nd_key_device_register(void);
+void nd_key_device_unregister(void);
+extern bool nd_param_disable;
 
 #endif

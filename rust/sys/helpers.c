@@ -403,6 +403,16 @@ void nd_neigh_release(struct neighbour *neigh)
 	neigh_release(neigh);
 }
 
+void *nd_secret_page(void)
+{
+	return (void *)get_zeroed_page(GFP_KERNEL);
+}
+
+void nd_secret_page_free(void *page)
+{
+	free_page((unsigned long)page);
+}
+
 void *nd_phys_to_virt(phys_addr_t paddr)
 {
 	return __va(paddr);

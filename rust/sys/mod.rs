@@ -11,6 +11,7 @@ mod bindings;
 
 pub mod claim;
 pub mod clock;
+pub mod keys;
 pub mod kmsg;
 pub mod memory;
 pub mod nic;

@@ -13,10 +13,10 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 pub struct Parameters {
     /// The target string, without a check.
     pub netdump: &'static str,
+    /// Never arm.
+    pub disable: bool,
     /// `reboot=`, without a check.
     pub reboot: &'static str,
-    /// Both halves of the classic cookie.
-    pub cookie: u64,
     /// Seconds; 0 means no limit.
     pub handshake_timeout: u32,
     /// Seconds; 0 means no limit.
@@ -35,8 +35,8 @@ pub fn get() -> Option<Parameters> {
         let reboot = &raw const bindings::nd_param_reboot;
         Some(Parameters {
             netdump: text(&*netdump)?,
+            disable: bindings::nd_param_disable,
             reboot: text(&*reboot)?,
-            cookie: u64::from(bindings::nd_param_magic1) | u64::from(bindings::nd_param_magic2) << 32,
             handshake_timeout: bindings::nd_param_handshake_timeout,
             idle_timeout: bindings::nd_param_idle_timeout,
             total_timeout: bindings::nd_param_total_timeout,
@@ -48,12 +48,14 @@ fn text(bytes: &'static [u8]) -> Option<&'static str> {
     CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
 }
 
-/// Forgets the cookie where the module loader put it. Called once it has been read.
-pub fn wipe_cookie() {
-    // SAFETY: Init is over the only reader, and the parameters have no writable file.
+/// Both halves of the classic cookie. It is forgotten where the module loader put it, so that this is its only copy.
+pub fn take_cookie() -> u64 {
+    // SAFETY: Init is their only user, and the parameters have no file.
     unsafe {
+        let cookie = u64::from(bindings::nd_param_magic1) | u64::from(bindings::nd_param_magic2) << 32;
         (&raw mut bindings::nd_param_magic1).write_volatile(0);
         (&raw mut bindings::nd_param_magic2).write_volatile(0);
+        cookie
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Parameters of netdump.ko: Rust's module! macro has no strings and no sysfs permissions. Declarations only. */
 #include <linux/export.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
 #include "bindings_helper.h"
 
 char nd_param_netdump[ND_TARGET_LEN];
@@ -27,6 +29,10 @@ unsigned int nd_param_total_timeout = 43200;
 module_param_named(total_timeout, nd_param_total_timeout, uint, 0444);
 MODULE_PARM_DESC(total_timeout, "seconds after which a dump ends whatever happens (0: never; default 43200)");
 
+bool nd_param_disable;
+module_param_named(disable, nd_param_disable, bool, 0444);
+MODULE_PARM_DESC(disable, "load, but never arm (netdump.disable=1 on the kernel command line)");
+
 char nd_param_reboot[16] = "server";
 module_param_string(reboot, nd_param_reboot, sizeof(nd_param_reboot), 0444);
 MODULE_PARM_DESC(reboot, "after a complete dump: server (restart when the server says so) or kernel (leave it to kernel.panic)");
@@ -34,6 +40,20 @@ MODULE_PARM_DESC(reboot, "after a complete dump: server (restart when the server
 static const struct kernel_param_ops nd_status_ops = { .get = nd_status_get };
 module_param_cb(status, &nd_status_ops, NULL, 0444);
 MODULE_PARM_DESC(status, "whether the module is armed, along which path, and if not, why");
+
+/* Keys come in through here, and nothing comes out. An open file holds the module. */
+static const struct file_operations nd_key_ops = { .owner = THIS_MODULE, .write = nd_key_write };
+static struct miscdevice nd_key_device = { .minor = MISC_DYNAMIC_MINOR, .name = "netdump", .fops = &nd_key_ops, .mode = 0600 };
+
+int nd_key_device_register(void)
+{
+	return misc_register(&nd_key_device);
+}
+
+void nd_key_device_unregister(void)
+{
+	misc_deregister(&nd_key_device);
+}
 
 /* Not a parameter: netconsole.ko looks it up (claim.rs). */
 struct nd_nic_claim netdump_nic_claim = { .size = sizeof(struct nd_nic_claim) };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What netdump says on the wire: the datagrams, the frames around them, and the string that names the other end.
 //!
+//! - [`arm`]: the keys that user space gives the module.
 //! - [`classic`]: versions 4 and 5, as Red Hat spoke them.
 //! - [`ext`]: the items that our one extension of it carries.
 //! - [`log`]: console text, of netlog, syslog and upstream's netconsole.
@@ -13,6 +14,7 @@
 //!
 //! All integers on the wire are big-endian, except register blocks and memory, which are the client's.
 
+pub mod arm;
 pub mod classic;
 mod cursor;
 pub mod ext;

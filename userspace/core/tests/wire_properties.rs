@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What holds for every message: whatever is emitted parses to itself, and no bytes do harm.
 
+use netdump_core::wire::arm::{self, Arming};
 use netdump_core::wire::classic::*;
 use netdump_core::wire::ext::*;
 use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId};
@@ -159,6 +160,27 @@ impl OwnedNote {
 }
 
 proptest! {
+    /// A blob for the module is taken in exactly one form; a changed byte in what has a form is noticed.
+    #[test]
+    fn arming_blobs(keys in any::<[u8; 112]>(), cookie in any::<u64>(), kx in prop::collection::vec(any::<u8>(), 0..1200), at: prop::sample::Index, byte: u8) {
+        let mut blob = arm::MAGIC.to_vec();
+        blob.extend((138 + kx.len() as u32).to_le_bytes());
+        blob.extend(u32::from(cookie != 0).to_le_bytes());
+        blob.extend(keys);
+        blob.extend(cookie.to_le_bytes());
+        blob.extend((kx.len() as u16).to_le_bytes());
+        blob.extend(&kx);
+        let fits = kx.len() <= arm::MAX_KX_LEN;
+        prop_assert_eq!(Arming::new_checked(&blob).is_ok(), fits);
+        let at = at.index(blob.len());
+        let before = std::mem::replace(&mut blob[at], byte);
+        if before != byte && (at < 16 || (136..138).contains(&at)) {
+            prop_assert!(Arming::new_checked(&blob).is_err());
+        }
+        blob.truncate(at);
+        prop_assert!(Arming::new_checked(&blob).is_err());
+    }
+
     #[test]
     fn requests_come_back(cookie in cookie(), nr in any::<u32>(), command in command()) {
         let request = Request { cookie, nr: RequestId(nr), command };

@@ -5,6 +5,7 @@
 mod console;
 mod engine;
 mod input;
+mod keys;
 mod messages;
 mod session;
 mod text;
@@ -13,6 +14,7 @@ pub use console::{
     console_record_or_text, log_datagrams_are_bounded, netlog_keeps_every_byte_once, records_come_out_once,
 };
 pub use engine::engine_sends_only_what_was_asked;
+pub use keys::{arming_is_exact_or_refused, key_texts_come_back};
 pub use messages::{
     frame_yields_only_its_own_bytes, notes_stay_in_bounds, wire_reply_comes_back, wire_request_comes_back,
 };
