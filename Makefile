@@ -11,10 +11,10 @@ tests := tests-qemu
 lab := $(tests)/lab.py --flavour $(FLAVOUR)
 guest := $(tests)/isolated $(tests)
 as_root := $(if $(filter 0,$(shell id -u)),,../$(tests)/isolated)
-scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) $(wildcard init.d/*)
+scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) init.d/netdump init.d/netdump-server
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server demo test host-test guest-test test-full test-selftests test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server demo test script-test host-test guest-test test-full test-selftests test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
@@ -49,7 +49,10 @@ server: need-cargo ## build/bin/netdump-server and the tools beside it
 demo: need-cargo judges modules server ## a guest panics, and crash and drgn show what the server wrote
 	@$(guest)/demo.py --flavour $(FLAVOUR)
 
-test: lint host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
+test: lint script-test host-test guest-test ## all host tests, and the guest tests that fit 45 minutes
+
+script-test: judges ## the service script with commands that only pretend
+	bats init.d/tests
 
 # tshark of the lab judges what the wire code emits.
 # Some tests want raw sockets and mounts: an ordinary user has them in namespaces, where there is no network any more.

@@ -39,6 +39,7 @@ HOST_TOOLS = {
     "dpkg-deb": "dpkg",
     "xz": "xz-utils",
     "shellcheck": "shellcheck",
+    "bats": "bats",
     "cc": "gcc libc6-dev",
     "make": "make",
 }
