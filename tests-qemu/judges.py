@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 
 import truth
+from cache import REPOSITORY
+
+NETDUMPCTL = REPOSITORY / "build/bin/netdumpctl"
 
 
 class JudgeError(Exception):
@@ -131,13 +134,24 @@ def check_gdb(lab, vmcore: Path, cpus: int) -> str:
     return done.stdout
 
 
+def bare(log: str) -> list[str]:
+    """The lines of a log without times and callers, which programs show in different ways."""
+    return [re.sub(r"^\[ *\d+\.\d+\] (\[ *[TC]\d+\] )?| +", "", line, count=1) for line in log.splitlines()]
+
+
 def check_makedumpfile(lab, vmcore: Path) -> str:
     """makedumpfile reads the log out of it and filters it; what it printed last."""
     with tempfile.TemporaryDirectory(dir=vmcore.parent) as directory:
         log, small = Path(directory) / "dmesg", Path(directory) / "small"
         done = call([lab["MAKEDUMPFILE"], "--dump-dmesg", vmcore, log])
         must(done.returncode == 0, f"makedumpfile --dump-dmesg failed: {done.stdout}{done.stderr}")
-        must("netdump activated" in log.read_text(errors="replace"), "makedumpfile's dmesg does not have the panic")
+        theirs = log.read_text(errors="replace")
+        must("netdump activated" in theirs, "makedumpfile's dmesg does not have the panic")
+        ours = call([NETDUMPCTL, "dmesg", vmcore])
+        must(ours.returncode == 0, f"netdumpctl dmesg failed: {ours.stderr}")
+        must(bare(ours.stdout) == bare(theirs), "netdumpctl's dmesg is not makedumpfile's")
+        whole = call([NETDUMPCTL, "verify", vmcore])
+        must(whole.returncode == 0, f"netdumpctl verify: {whole.stdout}{whole.stderr}")
         done = call([lab["MAKEDUMPFILE"], "-d", "31", "-l", vmcore, small])
         must(done.returncode == 0, f"makedumpfile -d 31 failed: {done.stdout[-500:]}{done.stderr[-500:]}")
         size = small.stat().st_size

@@ -8,7 +8,8 @@ use netdump_core::wire::target::upstream::{self, Elements};
 use netdump_core::wire::target::{self, Device, Target, MAX_DEVICE_NAME};
 use netdump_core::wire::PhysAddr;
 use netdump_server::config::Settings;
-use netdump_vmcore::{Reader, Vmcoreinfo};
+use netdump_vmcore::kernel_memory::{KernelMemory, MemoryError};
+use netdump_vmcore::{printk, Reader, Vmcoreinfo};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
 /// A target string is refused with a reason, or its parts are in bounds.
@@ -74,7 +75,14 @@ pub fn vmcore_is_read_or_refused(data: &[u8]) {
         let _ = reader.read(PhysAddr(segment.paddr), &mut page);
         let _ = reader.read(PhysAddr(segment.paddr.saturating_add(segment.len)), &mut page[..1]);
     }
-    let _ = reader.vmcoreinfo();
+    if let Ok(Some(info)) = reader.vmcoreinfo() {
+        if let Ok(memory) = KernelMemory::new(&reader, &info) {
+            let _ = printk::records(&memory, &info, |record| {
+                assert!(record.text.len() <= usize::from(u16::MAX));
+                Ok::<_, MemoryError>(())
+            });
+        }
+    }
     assert!(reader.registers().iter().all(|(_, regs)| regs.len() <= data.len()));
 }
 

@@ -8,8 +8,10 @@
 
 pub mod describe;
 mod elf;
+pub mod kernel_memory;
 mod layout;
 mod notes;
+pub mod printk;
 mod reader;
 #[cfg(test)]
 mod testing;

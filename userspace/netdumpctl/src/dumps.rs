@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `list` and `show`: the directories of the server and what `meta.json` says of each.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{bail, Context};
+use serde_json::Value;
+
+use crate::shown::{plain, plain_bytes, size};
+
+/// Longest meta.json, and the part of a log that is looked at for the panic.
+const MAX_META: u64 = 16 << 20;
+const LOG_END: u64 = 4 << 20;
+
+/// A directory of the server.
+#[derive(Debug)]
+pub(crate) struct Dump {
+    pub(crate) path: PathBuf,
+    /// meta.json, or nothing where it cannot be read.
+    pub(crate) meta: Value,
+}
+
+impl Dump {
+    fn open(path: PathBuf) -> Dump {
+        let meta = read_some(&path.join("meta.json"), 0, MAX_META).ok();
+        let meta = meta.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
+        Dump { path, meta }
+    }
+
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// A text of meta.json, by the path to it.
+    fn text(&self, pointer: &str) -> Option<&str> {
+        self.meta.pointer(pointer)?.as_str()
+    }
+
+    fn number(&self, pointer: &str) -> Option<u64> {
+        self.meta.pointer(pointer)?.as_u64()
+    }
+
+    /// What is there of the memory.
+    fn state(&self) -> &'static str {
+        let there = |name: &str| self.path.join(name).exists();
+        match (self.meta["complete"].as_bool(), self.text("/dump/failure")) {
+            _ if self.meta.is_null() => "no meta.json",
+            (Some(true), _) if there("vmcore") => "complete",
+            (Some(true), _) => "vmcore missing",
+            (_, Some(_)) if there("vmcore-incomplete") => "incomplete",
+            (_, Some(_)) => "failed",
+            (_, None) if self.meta["dump"].is_null() => "log only",
+            (_, None) if self.meta["dump"]["ended"].is_null() => "running",
+            (_, None) => "incomplete",
+        }
+    }
+
+    /// The panic, from meta.json or else from the log.
+    fn panic(&self) -> Option<String> {
+        if let Some(panic) = self.text("/panic") {
+            return Some(panic.trim_end().to_owned());
+        }
+        let log = self.path.join("log");
+        let start = std::fs::metadata(&log).ok()?.len().saturating_sub(LOG_END);
+        let text = plain_lines(&read_some(&log, start, LOG_END).ok()?);
+        let mark = "Kernel panic - not syncing: ";
+        text.iter().rev().find_map(|line| Some(line.split_once(mark)?.1.to_owned()))
+    }
+}
+
+fn plain_lines(bytes: &[u8]) -> Vec<String> {
+    bytes.split(|byte| *byte == b'\n').map(plain_bytes).collect()
+}
+
+fn read_some(path: &Path, from: u64, most: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `dumpdir` of the server's settings.
+pub(crate) fn configured(conf: &str) -> Option<PathBuf> {
+    let mut values = conf.lines().filter_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        let key = key.trim();
+        (key == "dumpdir" || key == "dumpdirprefix").then(|| value.trim().trim_matches('"'))
+    });
+    values.next_back().filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// All directories, the oldest first.
+pub(crate) fn all(dir: &Path) -> anyhow::Result<Vec<Dump>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("{}: no dumps to be seen", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // <address>-<date>: an address begins with a digit or, IPv6, with a letter; magic and scripts have no date.
+        if name.to_string_lossy().matches(':').count() == 2 && entry.file_type()?.is_dir() {
+            found.push(Dump::open(entry.path()));
+        }
+    }
+    let key = |dump: &Dump| (dump.text("/started").unwrap_or("").to_owned(), dump.name());
+    found.sort_by_key(key);
+    Ok(found)
+}
+
+/// A dump by its directory, a file in it, or the directory's name.
+pub(crate) fn find(what: &Path, dir: &Path) -> anyhow::Result<Dump> {
+    for path in [what.to_path_buf(), dir.join(what)] {
+        if path.is_dir() {
+            return Ok(Dump::open(path));
+        }
+        if path.is_file() {
+            return Ok(Dump::open(path.parent().unwrap_or(Path::new(".")).to_path_buf()));
+        }
+    }
+    bail!("there is no dump {} (below {}): 'netdumpctl list' shows those that are there", what.display(), dir.display())
+}
+
+/// The vmcore of a dump, whole or not.
+pub(crate) fn vmcore(what: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+    if what.is_file() {
+        return Ok(what.to_path_buf());
+    }
+    let dump = find(what, dir)?;
+    for name in ["vmcore", "vmcore-incomplete"] {
+        let path = dump.path.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    bail!("{} has no vmcore", dump.path.display())
+}
+
+/// `list`.
+pub(crate) fn list(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let dumps = all(dir)?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        let list: Vec<_> = dumps.iter().map(summary).collect();
+        serde_json::to_writer_pretty(&mut out, &list)?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for dump in dumps {
+        let host = dump.text("/identity/hostname").or(dump.text("/client_id")).unwrap_or("-");
+        let bytes = dump.number("/dump/vmcore_disk_bytes").map_or("-".into(), size);
+        let panic = dump.panic().unwrap_or_default();
+        let line = format!("{:<36} {host:<20} {:<14} {bytes:>10}  {panic}", dump.name(), dump.state());
+        writeln!(out, "{}", plain(line.trim_end()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(dump: &Dump) -> Value {
+    serde_json::json!({
+        "directory": dump.name(),
+        "path": dump.path.to_string_lossy(),
+        "state": dump.state(),
+        "client": dump.meta["client"],
+        "client_id": dump.meta["client_id"],
+        "hostname": dump.meta["identity"]["hostname"],
+        "release": dump.meta["identity"]["release"],
+        "started": dump.meta["started"],
+        "complete": dump.meta["complete"] == true,
+        "authenticated": dump.meta["authenticated"] == true,
+        "panic": dump.panic(),
+        "memory_bytes": dump.meta["dump"]["memory_bytes"],
+        "vmcore_bytes": dump.meta["dump"]["vmcore_bytes"],
+        "vmcore_disk_bytes": dump.meta["dump"]["vmcore_disk_bytes"],
+        "seconds": dump.meta["dump"]["seconds"],
+        "failure": dump.meta["dump"]["failure"],
+    })
+}
+
+/// `show`.
+pub(crate) fn show(dump: &Dump, json: bool) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &summary(dump))?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut lines = vec![("directory", dump.path.to_string_lossy().into_owned())];
+    let mut add = |name, value: Option<String>| lines.extend(value.map(|value| (name, value)));
+    let text = |pointer: &str| dump.text(pointer).map(str::to_owned);
+    add("host", text("/identity/hostname"));
+    add("address", text("/client"));
+    add(
+        "client",
+        text("/client_id").map(|id| match dump.meta["previous_key"] == true {
+            true => format!("{id} (with its previous key)"),
+            false => id,
+        }),
+    );
+    add("release", text("/identity/release"));
+    add("version", text("/identity/version"));
+    add("panic", dump.panic());
+    add("began", text("/started"));
+    add("state", Some(dump.state().to_owned()));
+    add("failure", text("/dump/failure"));
+    if let Some(memory) = dump.number("/dump/memory_bytes") {
+        let pages = |name: &str| dump.number(&format!("/dump/pages/{name}")).unwrap_or(0);
+        add("memory", Some(size(memory)));
+        let (written, zero) = (pages("written"), pages("zero"));
+        let lost = pages("unanswered");
+        add(
+            "pages",
+            Some(format!("{written} written, {zero} of zeroes, {} not readable, {lost} missing", pages("reserved"))),
+        );
+        let (apparent, disk) = (dump.number("/dump/vmcore_bytes"), dump.number("/dump/vmcore_disk_bytes"));
+        add("vmcore", apparent.zip(disk).map(|(bytes, disk)| format!("{}, {} on the disk", size(bytes), size(disk))));
+        let seconds = dump.meta["dump"]["seconds"].as_f64();
+        let rate = dump.number("/dump/bytes_per_second").unwrap_or(0);
+        add("duration", seconds.map(|seconds| format!("{seconds:.1} s, {}/s", size(rate))));
+    }
+    let proven = if dump.meta["authenticated"] == true { "by a key" } else { "not proven (classic protocol)" };
+    add("identity", Some(proven.to_owned()));
+    let (log, lost) = (dump.number("/log_bytes"), dump.number("/log_lost_bytes"));
+    add("log", log.zip(lost).map(|(log, lost)| format!("{}, {lost} bytes lost", size(log))));
+    for (name, value) in lines {
+        writeln!(out, "{name:<10} {}", plain(&value))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_dumpdir_counts() {
+        let conf = "#dumpdir=\"/no\"\ndumpdirprefix=/a\n dumpdir = \"/b c\"\n";
+        assert_eq!(configured(conf), Some(PathBuf::from("/b c")));
+        assert_eq!(configured("port=1\n"), None);
+    }
+}

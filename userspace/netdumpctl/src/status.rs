@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `status`: what the modules and the kernel say.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::shown::plain;
+
+#[derive(Debug, Default, Serialize)]
+struct Status {
+    netdump: Netdump,
+    netconsole: Netconsole,
+    kernel: Kernel,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Netdump {
+    loaded: bool,
+    armed: bool,
+    /// The way to the server, while it is armed.
+    way: Option<String>,
+    /// Why it is not armed.
+    why_not: Option<String>,
+    /// Which key it was given.
+    key: Option<String>,
+    /// The parameter.
+    target: Option<String>,
+    disabled: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Netconsole {
+    loaded: bool,
+    /// It is this project's, which has netlog and syslog.
+    ours: bool,
+    targets: Vec<Target>,
+}
+
+#[derive(Debug, Serialize)]
+struct Target {
+    name: String,
+    kind: String,
+    enabled: bool,
+    device: String,
+    remote: String,
+    mac: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Kernel {
+    panic: Option<i64>,
+    panic_on_oops: Option<i64>,
+    kdump_loaded: bool,
+}
+
+/// Prints the report. LSB: 0 armed (or only logging, and that is on), 1 loaded but not armed, 3 not loaded.
+pub(crate) fn run(root: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let status = Status::read(root);
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &status)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(status.text().as_bytes())?;
+    }
+    let code = match (&status.netdump, &status.netconsole) {
+        (netdump, _) if netdump.armed => 0,
+        (netdump, _) if netdump.loaded => 1,
+        (_, netconsole) if netconsole.ours && netconsole.targets.iter().any(|target| target.enabled) => 0,
+        (_, netconsole) if netconsole.ours => 1,
+        _ => 3,
+    };
+    Ok(ExitCode::from(code))
+}
+
+impl Status {
+    fn read(root: &Path) -> Status {
+        let read = |name: &str| Some(std::fs::read_to_string(root.join(name)).ok()?.trim_end().to_owned());
+        let number = |name: &str| read(name)?.parse().ok();
+        let mut status = Status::default();
+        let text = read("sys/module/netdump/parameters/status");
+        status.netdump.loaded = text.is_some();
+        for line in text.as_deref().unwrap_or("").lines() {
+            match line.split_once(": ") {
+                Some(("armed", way)) => (status.netdump.armed, status.netdump.way) = (true, Some(way.into())),
+                Some(("not armed", why)) => status.netdump.why_not = Some(why.into()),
+                Some(("key", key)) if key != "none" => status.netdump.key = Some(key.into()),
+                _ => {}
+            }
+        }
+        status.netdump.target = read("sys/module/netdump/parameters/netdump");
+        let words = read("proc/cmdline").unwrap_or_default();
+        let off = ["netdump.disable", "netdump.disable=1", "netdump.disable=y", "netdump.disable=Y"];
+        status.netdump.disabled = words.split_ascii_whitespace().any(|word| off.contains(&word));
+        status.netconsole.loaded = root.join("sys/module/netconsole").exists();
+        status.netconsole.ours = root.join("sys/module/netconsole/parameters/syslog_format").exists();
+        status.netconsole.targets = targets(&root.join("sys/kernel/config/netconsole"));
+        status.kernel.panic = number("proc/sys/kernel/panic");
+        status.kernel.panic_on_oops = number("proc/sys/kernel/panic_on_oops");
+        status.kernel.kdump_loaded = read("sys/kernel/kexec_crash_loaded").as_deref() == Some("1");
+        status
+    }
+
+    fn text(&self) -> String {
+        let mut lines = Vec::new();
+        let netdump = &self.netdump;
+        lines.push(match (&netdump.way, &netdump.why_not) {
+            _ if !netdump.loaded && netdump.disabled => {
+                "netdump: off (netdump.disable on the kernel command line)".into()
+            }
+            _ if !netdump.loaded => "netdump: not loaded ('service netdump start' loads it)".into(),
+            (Some(way), _) => format!("netdump: armed, {way}"),
+            (None, why) => format!("netdump: NOT armed: {}", why.as_deref().unwrap_or("it does not say why")),
+        });
+        if netdump.loaded {
+            lines.push(match &netdump.key {
+                Some(key) => format!("  key {key}"),
+                None => {
+                    "  no key ('service netdump propagate' makes one; without it a server with secure=1 takes nothing)"
+                        .into()
+                }
+            });
+        }
+        let netconsole = &self.netconsole;
+        lines.push(match (netconsole.loaded, netconsole.ours) {
+            (false, _) => "netconsole: not loaded".into(),
+            (true, false) => "netconsole: the kernel's own, without netlog and syslog".into(),
+            (true, true) => format!("netconsole: loaded, {} targets", netconsole.targets.len()),
+        });
+        for target in &netconsole.targets {
+            let state = if target.enabled { "on" } else { "off" };
+            let Target { name, kind, device, remote, mac, .. } = target;
+            lines.push(format!("  {name}: {kind} {state}, {device} to {remote} through {mac}"));
+        }
+        let shown = |value: Option<i64>| value.map_or("?".into(), |value| value.to_string());
+        lines.push(format!(
+            "kernel: panic={} panic_on_oops={}",
+            shown(self.kernel.panic),
+            shown(self.kernel.panic_on_oops)
+        ));
+        if self.kernel.kdump_loaded {
+            lines.push("  a kdump image is loaded: it comes first unless crash_kexec_post_notifiers is set".into());
+        }
+        lines.iter().map(|line| plain(line) + "\n").collect()
+    }
+}
+
+/// The targets that configfs shows. Without it mounted there are none to see.
+fn targets(dir: &Path) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            text.trim_end().to_owned()
+        };
+        let kind = read("type");
+        targets.push(Target {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            kind: if kind.is_empty() { "netconsole".into() } else { kind },
+            enabled: read("enabled") == "1",
+            device: read("dev_name"),
+            remote: format!("{} port {}", read("remote_ip"), read("remote_port")),
+            mac: read("remote_mac"),
+        });
+    }
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    targets
+}
