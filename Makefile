@@ -11,10 +11,10 @@ tests := tests-qemu
 lab := $(tests)/lab.py --flavour $(FLAVOUR)
 guest := $(tests)/isolated $(tests)
 as_root := $(if $(filter 0,$(shell id -u)),,../$(tests)/isolated)
-scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) init.d/netdump init.d/netdump-server
+scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) packaging/build-deb packaging/sign-modules packaging/dkms/prepare $(filter-out %.control,$(wildcard packaging/debian/*.post*)) init.d/netdump init.d/netdump-server
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server demo test script-test host-test guest-test test-full test-selftests test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server man install install-tools install-client install-server install-modules install-source deb packages-root demo test script-test host-test guest-test test-full test-selftests test-service test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
@@ -45,6 +45,67 @@ server: need-cargo ## build/bin/netdump-server and the tools beside it
 	@mkdir -p build/bin
 	@find $(CARGO_TARGET_DIR)/release -maxdepth 1 -type f -executable -name 'netdump*' -exec install -t build/bin {} +
 	@ls build/bin | sed 's|^|build/bin/|'
+
+# What goes where, for packages and for machines without them. Only files are put in place: users, directories of their own
+# and the start are the packages' business (packaging/debian).
+DESTDIR ?=
+put = install -D -m
+man: ## build/man/: the manual pages
+	@mkdir -p build/man
+	@for page in $(basename $(notdir $(wildcard docs/*.[158].md))); do \
+		$(tests)/in-root packages pandoc -s -f markdown-smart -t man docs/$$page.md -o build/man/$$page && gzip -9nf build/man/$$page; done
+
+install: install-tools install-client install-server ## put all but the modules into DESTDIR (after: make server man)
+
+install-tools:
+	$(put) 755 build/bin/netdumpctl $(DESTDIR)/usr/bin/netdumpctl
+	$(put) 755 build/bin/netdump-key $(DESTDIR)/usr/libexec/netdump/netdump-key
+	$(put) 755 build/bin/netdump-login $(DESTDIR)/usr/libexec/netdump/netdump-login
+	$(put) 644 build/man/netdumpctl.1.gz $(DESTDIR)/usr/share/man/man1/netdumpctl.1.gz
+	build/bin/netdumpctl completion bash | $(put) 644 /dev/stdin $(DESTDIR)/usr/share/bash-completion/completions/netdumpctl
+
+install-client:
+	$(put) 755 init.d/netdump $(DESTDIR)/etc/init.d/netdump
+	$(put) 644 sysconfig/netdump $(DESTDIR)/etc/sysconfig/netdump
+	install -d $(DESTDIR)/etc/sysconfig/netdump.d
+	$(put) 644 packaging/netdump.service $(DESTDIR)/usr/lib/systemd/system/netdump.service
+	$(put) 644 packaging/netdump-renew.service $(DESTDIR)/usr/lib/systemd/system/netdump-renew.service
+	$(put) 644 packaging/netdump-renew.timer $(DESTDIR)/usr/lib/systemd/system/netdump-renew.timer
+	$(put) 644 build/man/netdump.8.gz $(DESTDIR)/usr/share/man/man8/netdump.8.gz
+	$(put) 644 build/man/netconsole.8.gz $(DESTDIR)/usr/share/man/man8/netconsole.8.gz
+
+install-server:
+	$(put) 755 build/bin/netdump-server $(DESTDIR)/usr/sbin/netdump-server
+	$(put) 755 init.d/netdump-server $(DESTDIR)/etc/init.d/netdump-server
+	$(put) 644 sysconfig/netdump-server $(DESTDIR)/etc/sysconfig/netdump-server
+	$(put) 644 packaging/netdump.conf $(DESTDIR)/etc/netdump.conf
+	$(put) 644 packaging/sshd.conf $(DESTDIR)/etc/ssh/sshd_config.d/netdump.conf
+	$(put) 644 packaging/netdump-server.service $(DESTDIR)/usr/lib/systemd/system/netdump-server.service
+	$(put) 644 packaging/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/netdump-server.conf
+	$(put) 644 packaging/tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/netdump-server.conf
+	$(put) 644 packaging/sysctl.conf $(DESTDIR)/usr/lib/sysctl.d/50-netdump-server.conf
+	$(put) 644 build/man/netdump-server.8.gz $(DESTDIR)/usr/share/man/man8/netdump-server.8.gz
+	$(put) 644 build/man/netdump.conf.5.gz $(DESTDIR)/usr/share/man/man5/netdump.conf.5.gz
+	for hook in $(notdir $(wildcard packaging/scripts/*)); do \
+		$(put) 755 packaging/scripts/$$hook $(DESTDIR)/usr/share/doc/netdump-server/examples/$$hook; done
+
+# KVER= says for which kernel. With NETDUMP_SIGN_KEY and NETDUMP_SIGN_CERT they are signed by the kernel's own sign-file.
+install-modules:
+	$(put) 644 build/$(KVER)/netdump.ko $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netdump.ko
+	$(put) 644 build/$(KVER)/netconsole.ko $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netconsole.ko
+	packaging/sign-modules $(KVER) $(DESTDIR)/usr/lib/modules/$(KVER)/updates
+
+install-source:
+	for file in Kbuild LICENSE packaging/dkms/prepare $$(find rust -type f); do \
+		install -D -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(DESTDIR)/usr/src/netdump-0.1.0/$$file || exit 1; done
+
+deb: packages-root server man ## build/deb/*.deb, with the modules for the stock kernels
+	@$(tests)/build-modules --flavour cloud-amd64
+	@$(tests)/build-modules --flavour amd64
+	@packaging/build-deb
+
+packages-root: # a Debian 13 with the tools that make packages
+	@$(lab) --no-vmlinux --no-judges --packages >/dev/null
 
 demo: need-cargo judges modules server ## a guest panics, and crash and drgn show what the server wrote
 	@$(guest)/demo.py --flavour $(FLAVOUR)
@@ -77,6 +138,10 @@ test-selftests: ## the kernel's selftests of netconsole, on the stock module and
 	@$(tests)/lab.py --flavour cloud-amd64 --no-vmlinux --no-judges --selftests >/dev/null
 	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/isolated $(tests)/selftests.py --flavour cloud-amd64
+
+test-service: deb ## the packages on two Debian machines with systemd: set up as the README says, and crashed
+	@$(tests)/lab.py --flavour amd64 --service >/dev/null
+	@$(tests)/isolated $(tests)/service.py
 
 test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug

@@ -174,7 +174,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not os.environ.get("NETDUMP_ISOLATED"):
         raise Failure("this fills ports of its network namespace", "tests-qemu/isolated tests-qemu/bench_logs.py")
-    lab.prepare(vmlinux=False, judges=False, rsyslog=True)
+    lab.prepare(vmlinux=False, judges=False, extra=["rsyslog"])
     must(shutil.which("taskset"), "taskset (util-linux) is missing")
     available = sorted(os.sched_getaffinity(0))
     cpus = (available[0], available[-1]) if len(available) > 1 else (None, None)

@@ -29,6 +29,14 @@ BUILD_PACKAGES = [
 JUDGE_PACKAGES = ["crash", "gdb", "makedumpfile", "tshark", "binutils"]
 # What the reception of console text is measured beside.
 RSYSLOG_PACKAGES = ["rsyslog"]
+# What packages are made with and looked at.
+PACKAGE_PACKAGES = ["debhelper", "dpkg-dev", "dh-dkms", "lintian", "pandoc", "rpm", "make", "kmod", "openssl"]
+# What only some targets need.
+EXTRA = {
+    "rsyslog": "rsyslog, which `make bench` measures beside ours",
+    "packages": "the tools that make packages",
+    "service": "the Debian that packages are tried on",
+}
 # What the tests run on the host itself, and the package that has it.
 HOST_TOOLS = {
     "mmdebstrap": "mmdebstrap",
@@ -344,8 +352,8 @@ def kernel_of(flavour: str) -> Kernel:
     return DebugKernel(Mirror(), flavour) if flavour == DEBUG else Kernel(Mirror(), flavour)
 
 
-def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, rsyslog: bool = False):
-    """The kernel and every step for it."""
+def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, extra=()):
+    """The kernel and every step for it; `extra` names some of EXTRA."""
     kernel = kernel_of(flavour)
     roots = cache.directory() / "roots"
     build_root = Step(
@@ -374,12 +382,22 @@ def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, rsyslog: bo
 
         build = next(step for step in steps if step.name.endswith("-build") and step is not build_root)
         steps += SelftestRoot(kernel).steps(build, build_root)
-    if rsyslog:
+    if "rsyslog" in extra:
         # A root of its own: another recipe of the judges' root would make all of it again.
         steps.append(Step(
             "root-rsyslog", ["root", 1, "trixie", RSYSLOG_PACKAGES], [roots / "rsyslog/usr/sbin/rsyslogd"],
             lambda: bootstrap("rsyslog", "trixie", RSYSLOG_PACKAGES),
         ))
+    if "packages" in extra:
+        steps.append(Step(
+            "root-packages", ["root", 1, "trixie", PACKAGE_PACKAGES], [roots / "packages/usr/bin/dh", roots / "packages/usr/bin/pandoc"],
+            lambda: bootstrap("packages", "trixie", PACKAGE_PACKAGES),
+        ))
+    if "service" in extra:
+        from service_root import ServiceRoot
+
+        image = next(step for step in steps if step.name.endswith("-image"))
+        steps += ServiceRoot(kernel).steps(image, build_root)
     # Needs come before what needs them, and the long ones first.
     return kernel, steps
 
@@ -409,12 +427,12 @@ def keys(kernel: Kernel, vmlinux: bool, judges: bool, selftests: bool) -> dict[s
     return {key: str(value) for key, value in found.items()}
 
 
-def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, verify=False, rsyslog=False) -> dict[str, str]:
+def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, verify=False, extra=()) -> dict[str, str]:
     """Makes what is missing; the KEY=path pairs."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise Failure("the lab runs on x86_64 Linux (Debian 12 or 13)", "use such a machine")
     host_tools()
-    kernel, steps = plan(flavour, vmlinux, judges, selftests, rsyslog)
+    kernel, steps = plan(flavour, vmlinux, judges, selftests, extra)
     stale = [step.name for step in steps if not step.fresh(verify)]
     if stale and os.environ.get("NETDUMP_ISOLATED"):
         raise Failure("not there yet: " + ", ".join(stale), f"make lab FLAVOUR={flavour} (there is no network in here)")
@@ -423,7 +441,12 @@ def prepare(flavour="cloud-amd64", vmlinux=True, judges=True, selftests=False, v
         say("to do: " + ", ".join(stale))
         kernel.mirror.update()
         cache.ensure(steps, verify)
-    return keys(kernel, vmlinux, judges, selftests)
+    found = keys(kernel, vmlinux, judges, selftests)
+    if "service" in extra:
+        from service_root import ServiceRoot
+
+        found["SERVICE"] = str(ServiceRoot(kernel).image)
+    return found
 
 
 def main() -> int:
@@ -432,12 +455,14 @@ def main() -> int:
     parser.add_argument("--no-vmlinux", action="store_true", help="leave out the kernel's symbols (a large download)")
     parser.add_argument("--no-judges", action="store_true", help="leave out crash, drgn, gdb, makedumpfile, tshark")
     parser.add_argument("--selftests", action="store_true", help="with what the kernel's own selftests need")
-    parser.add_argument("--rsyslog", action="store_true", help="rsyslog too, which `make bench` measures beside ours")
+    for name, what in EXTRA.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"with {what}")
     parser.add_argument("--verify", action="store_true", help="check every file of the cache against its hash")
     arguments = parser.parse_args()
     try:
         found = prepare(
-            arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.selftests, arguments.verify, arguments.rsyslog
+            arguments.flavour, not arguments.no_vmlinux, not arguments.no_judges, arguments.selftests, arguments.verify,
+            [name for name in EXTRA if getattr(arguments, name)],
         )
     except Failure as failure:
         say(f"FAILED: {failure}")
