@@ -14,7 +14,7 @@ from cache import Step
 SUITE = "trixie"
 PACKAGES = [
     "systemd", "systemd-sysv", "udev", "dbus", "apt", "openssh-server", "openssh-client", "iproute2", "iputils-ping", "kmod", "procps",
-    "logrotate", "adduser", "passwd", "e2fsprogs", "python3-minimal", "gzip", "init-system-helpers",
+    "logrotate", "adduser", "passwd", "login", "e2fsprogs", "python3-minimal", "gzip", "init-system-helpers",
 ]  # fmt: skip
 CLIENT_MAC, CLIENT = "52:54:00:4e:44:02", "10.77.0.2"
 SERVER_MAC, SERVER = "52:54:00:4e:44:01", "10.77.0.1"
@@ -31,7 +31,7 @@ Description=Commands of the test over the second serial port
 DefaultDependencies=no
 After=sysinit.target
 [Service]
-ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; exec setsid sh /usr/local/lib/agent <>/dev/ttyS1 >&0 2>&1'
+ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; exec sh /usr/local/lib/agent <>/dev/ttyS1 >&0 2>&1'
 Restart=always
 KillMode=process
 [Install]

@@ -196,6 +196,19 @@ END
     called "modprobe netdump netdump=@/,@192.0.2.1/"
 }
 
+@test "the unit stays inactive where there is nothing to start" {
+    settings
+    run "$script" wanted
+    [ "$status" = 1 ]
+    settings NETDUMPADDR=crashhost
+    run "$script" wanted
+    [ "$status" = 0 ]
+    echo "netdump.disable=1" >"$NETDUMP_ROOT/proc/cmdline"
+    run "$script" wanted
+    [ "$status" = 1 ]
+    not_called modprobe
+}
+
 # ---- never in the way of boot
 
 @test "without DNS start succeeds, and the timer finishes the work" {
