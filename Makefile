@@ -11,10 +11,10 @@ tests := tests-qemu
 lab := $(tests)/lab.py --flavour $(FLAVOUR)
 guest := $(tests)/isolated $(tests)
 as_root := $(if $(filter 0,$(shell id -u)),,../$(tests)/isolated)
-scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) packaging/build-deb packaging/sign-modules packaging/dkms/prepare $(filter-out %.control,$(wildcard packaging/debian/*.post*)) init.d/netdump init.d/netdump-server
+scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) packaging/build-deb packaging/build-rpm packaging/signing packaging/sign-modules packaging/dkms/prepare $(filter-out %.control,$(wildcard packaging/debian/*.post*)) init.d/netdump init.d/netdump-server
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server man install install-tools install-client install-server install-modules install-source deb packages-root demo test script-test host-test guest-test test-full test-selftests test-service test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server man install install-tools install-client install-server install-modules install-source deb rpm packages-root demo test script-test host-test guest-test test-full test-selftests test-service test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
@@ -89,10 +89,12 @@ install-server:
 	for hook in $(notdir $(wildcard packaging/scripts/*)); do \
 		$(put) 755 packaging/scripts/$$hook $(DESTDIR)/usr/share/doc/netdump-server/examples/$$hook; done
 
-# KVER= says for which kernel. With NETDUMP_SIGN_KEY and NETDUMP_SIGN_CERT they are signed by the kernel's own sign-file.
+# KVER= says for which kernel. With NETDUMP_SIGN_KEY and NETDUMP_SIGN_CERT they are signed by the kernel's own sign-file: last,
+# since a signature is good for the very bytes. Debugging information stays in build/, as it does with the kernel's own.
 install-modules:
 	$(put) 644 build/$(KVER)/netdump.ko $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netdump.ko
 	$(put) 644 build/$(KVER)/netconsole.ko $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netconsole.ko
+	strip --strip-debug $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netdump.ko $(DESTDIR)/usr/lib/modules/$(KVER)/updates/netconsole.ko
 	packaging/sign-modules $(KVER) $(DESTDIR)/usr/lib/modules/$(KVER)/updates
 
 install-source:
@@ -103,6 +105,9 @@ deb: packages-root server man ## build/deb/*.deb, with the modules for the stock
 	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/build-modules --flavour amd64
 	@packaging/build-deb
+
+rpm: packages-root server man ## build/rpm/*.rpm; KVER=<release>: with the modules that `make modules` made for it
+	@packaging/build-rpm $(KVER)
 
 packages-root: # a Debian 13 with the tools that make packages
 	@$(lab) --no-vmlinux --no-judges --packages >/dev/null

@@ -63,6 +63,17 @@ class Shipped(unittest.TestCase):
         self.assertIn(f"netdump ({version})", (PACKAGING / "debian/changelog").read_text().splitlines()[0])
         self.assertIn(f'PACKAGE_VERSION="{version}"', (PACKAGING / "debian/netdump-dkms.dkms").read_text())
         self.assertIn(f"usr/src/netdump-{version}/", (REPOSITORY / "Makefile").read_text())
+        self.assertIn(f"Version: {version}\n", (PACKAGING / "netdump.spec").read_text())
+
+    def test_what_is_installed_is_in_the_rpms(self):
+        """What make install puts in place is listed in the spec, but for what it takes away itself."""
+        spec = (PACKAGING / "netdump.spec").read_text()
+        listed = spec[spec.index("%files") :].replace("%{unitdir}", "/usr/lib/systemd/system").replace("/etc/rc.d/init.d", "/etc/init.d")
+        plan = subprocess.run(["make", "-n", "-C", REPOSITORY, "install", "DESTDIR=/D"], capture_output=True, text=True, check=True).stdout
+        put = set(re.findall(r"install -D -m \d+ \S+ /D(/\S+)", plan)) - {"/etc/init.d/netdump-server"}
+        self.assertGreater(len(put), 20)
+        self.assertEqual([path for path in sorted(put) if "$hook" not in path and path not in listed.split()], [])
+        self.assertIn("%doc /usr/share/doc/netdump-server/examples", listed)
 
 
 if __name__ == "__main__":
