@@ -12,6 +12,7 @@ use netdump_core::wire::{Cookie, PhysAddr};
 use netdump_server::config::Settings;
 use netdump_sim::conversation;
 use netdump_sim::image::{Image, ImageParams};
+use netdump_sim::kernel_log::{Kernel, KernelParams};
 use netdump_vmcore::{DumpInfo, Format, PageSize, Writer};
 
 fn main() -> io::Result<()> {
@@ -55,6 +56,14 @@ fn main() -> io::Result<()> {
 
     put("vmcore_is_read_or_refused", "elf", &vmcore(&image, Format::Elf)?)?;
     put("vmcore_is_read_or_refused", "netdump", &vmcore(&image, Format::Netdump)?)?;
+    for (name, five_levels) in [("four_levels", false), ("five_levels", true)] {
+        let mut kernel =
+            Kernel::new(KernelParams { five_levels, record_bits: 2, text_bits: 8, ..KernelParams::default() });
+        for turn in 0..6 {
+            kernel.print(turn, b"a line of a kernel that never was\nand more");
+        }
+        put("kernel_log_is_read_or_refused", name, &[&[u8::from(five_levels)], &kernel.memory()[4096..]].concat())?;
+    }
 
     // Operations of the state machines, by the numbers that their targets give them.
     put("engine_sends_only_what_was_asked", "dump", &engine_dump())?;

@@ -19,4 +19,7 @@ pub use messages::{
     frame_yields_only_its_own_bytes, notes_stay_in_bounds, wire_reply_comes_back, wire_request_comes_back,
 };
 pub use session::session_ends_and_hands_over_only_what_was_asked;
-pub use text::{conf_renders_back, target_string_or_error, vmcore_is_read_or_refused, vmcoreinfo_is_read_or_refused};
+pub use text::{
+    conf_renders_back, kernel_log_is_read_or_refused, target_string_or_error, vmcore_is_read_or_refused,
+    vmcoreinfo_is_read_or_refused,
+};

@@ -8,6 +8,7 @@ use netdump_core::wire::target::upstream::{self, Elements};
 use netdump_core::wire::target::{self, Device, Target, MAX_DEVICE_NAME};
 use netdump_core::wire::PhysAddr;
 use netdump_server::config::Settings;
+use netdump_sim::kernel_log::{Kernel, KernelParams};
 use netdump_vmcore::kernel_memory::{KernelMemory, MemoryError};
 use netdump_vmcore::{printk, Reader, Vmcoreinfo};
 use nix::sys::memfd::{memfd_create, MFdFlags};
@@ -84,6 +85,27 @@ pub fn vmcore_is_read_or_refused(data: &[u8]) {
         }
     }
     assert!(reader.registers().iter().all(|(_, regs)| regs.len() <= data.len()));
+}
+
+/// A dump with good headers of memory that somebody made: page tables and log of it may be anything. The first byte says
+/// how many levels the page tables have.
+pub fn kernel_log_is_read_or_refused(data: &[u8]) {
+    let Some((levels, memory)) = data.split_first() else { return };
+    let mut kernel = Kernel::new(KernelParams { five_levels: levels & 1 == 1, ..KernelParams::default() });
+    kernel.memory().truncate(4096);
+    kernel.memory().extend_from_slice(memory);
+    let len = kernel.memory().len().next_multiple_of(4096).max(8192);
+    kernel.memory().resize(len, 0);
+    let reader = Reader::new(kernel.dumped().expect("memory for a file")).expect("its headers are good");
+    let info = reader.vmcoreinfo().expect("it is good").expect("it is there");
+    let memory = KernelMemory::new(&reader, &info).expect("VMCOREINFO says where the page tables are");
+    let mut total = 0;
+    let result = printk::records(&memory, &info, |record| {
+        total += record.text.len();
+        Ok::<_, MemoryError>(())
+    });
+    assert!(total <= 1 << 25);
+    assert!(result.map_or_else(|error| !error.to_string().is_empty(), |count| count <= 1 << 20));
 }
 
 /// A configuration file that is taken can be written out and says the same again; one that is not names its lines.

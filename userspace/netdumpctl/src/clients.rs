@@ -13,7 +13,7 @@ use netdump_keys::Store;
 use serde::Serialize;
 
 use crate::dumps;
-use crate::shown::plain;
+use crate::shown::{self, plain};
 
 #[derive(Debug, Serialize)]
 struct Line {
@@ -42,14 +42,14 @@ pub(crate) fn age(text: &str) -> Result<SignedDuration, String> {
     count.checked_mul(seconds).filter(|seconds| *seconds >= 0).map(SignedDuration::from_secs).ok_or_else(bad)
 }
 
-/// When something of each address was last written.
+/// When something of each address, and of each client that said who it is, was last written.
 fn heard(dumpdir: &Path) -> HashMap<String, Timestamp> {
     let mut last: HashMap<String, Timestamp> = HashMap::new();
     for dump in dumps::all(dumpdir).unwrap_or_default() {
-        let Some(client) = dump.meta["client"].as_str() else { continue };
+        let names = [&dump.meta["client"], &dump.meta["client_id"]];
         let changed = ["log", "meta.json"].iter().filter_map(|name| modified(&dump.path.join(name))).max();
-        if let Some(at) = changed {
-            let entry = last.entry(client.to_owned()).or_insert(at);
+        for (name, at) in names.into_iter().filter_map(|name| Some((name.as_str()?, changed?))) {
+            let entry = last.entry(name.to_owned()).or_insert(at);
             *entry = at.max(*entry);
         }
     }
@@ -78,9 +78,10 @@ pub(crate) fn run(
         .filter(|entry| entry.kind == "client")
         .map(|entry| {
             let address = entry.address.map(|address| address.to_string());
-            let seen = address.as_ref().and_then(|address| heard.get(address).copied());
+            let id = entry.id.to_string();
+            let seen = address.as_ref().and_then(|address| heard.get(address).copied()).max(heard.get(&id).copied());
             Line {
-                id: entry.id.to_string(),
+                id,
                 label: entry.label,
                 address,
                 key_id: entry.key_id.map(|id| id.to_string()),
@@ -95,8 +96,7 @@ pub(crate) fn run(
     }
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer_pretty(&mut out, &lines)?;
-        writeln!(out)?;
+        shown::json(&mut out, &lines)?;
         return Ok(ExitCode::SUCCESS);
     }
     for line in lines {

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use anyhow::{bail, Context};
 use serde_json::Value;
 
-use crate::shown::{plain, plain_bytes, size};
+use crate::shown::{self, plain, plain_bytes, size};
 
-/// Longest meta.json, and the part of a log that is looked at for the panic.
+/// Longest meta.json, and the part of a log that is looked at for the panic: of one dump, and of each of many.
 const MAX_META: u64 = 16 << 20;
 const LOG_END: u64 = 4 << 20;
+const LOG_END_OF_MANY: u64 = 256 << 10;
 
 /// A directory of the server.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(crate) struct Dump {
 }
 
 impl Dump {
-    fn open(path: PathBuf) -> Dump {
+    pub(crate) fn open(path: PathBuf) -> Dump {
         let meta = read_some(&path.join("meta.json"), 0, MAX_META).ok();
         let meta = meta.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
         Dump { path, meta }
@@ -38,7 +39,7 @@ impl Dump {
         self.meta.pointer(pointer)?.as_str()
     }
 
-    fn number(&self, pointer: &str) -> Option<u64> {
+    pub(crate) fn number(&self, pointer: &str) -> Option<u64> {
         self.meta.pointer(pointer)?.as_u64()
     }
 
@@ -57,25 +58,30 @@ impl Dump {
         }
     }
 
-    /// The panic, from meta.json or else from the log.
-    fn panic(&self) -> Option<String> {
+    /// The panic, from meta.json or else from the end of the log.
+    fn panic(&self, end: u64) -> Option<String> {
         if let Some(panic) = self.text("/panic") {
             return Some(panic.trim_end().to_owned());
         }
         let log = self.path.join("log");
-        let start = std::fs::metadata(&log).ok()?.len().saturating_sub(LOG_END);
-        let text = plain_lines(&read_some(&log, start, LOG_END).ok()?);
-        let mark = "Kernel panic - not syncing: ";
-        text.iter().rev().find_map(|line| Some(line.split_once(mark)?.1.to_owned()))
+        let start = std::fs::metadata(&log).ok()?.len().saturating_sub(end);
+        let bytes = read_some(&log, start, end).ok()?;
+        let mark = b"Kernel panic - not syncing: ";
+        let lines = bytes.split(|byte| *byte == b'\n').rev();
+        let mut panics = lines.filter_map(|line| {
+            let at = line.windows(mark.len()).position(|part| part == mark)?;
+            line.get(at + mark.len()..)
+        });
+        panics.next().map(plain_bytes)
     }
 }
 
-fn plain_lines(bytes: &[u8]) -> Vec<String> {
-    bytes.split(|byte| *byte == b'\n').map(plain_bytes).collect()
-}
-
+/// A part of a file. What is no file (and might never end, or never begin) has none.
 fn read_some(path: &Path, from: u64, most: u64) -> std::io::Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
     let mut file = std::fs::File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
@@ -87,8 +93,11 @@ fn read_some(path: &Path, from: u64, most: u64) -> std::io::Result<Vec<u8>> {
 pub(crate) fn configured(conf: &str) -> Option<PathBuf> {
     let mut values = conf.lines().filter_map(|line| {
         let (key, value) = line.split_once('=')?;
-        let key = key.trim();
-        (key == "dumpdir" || key == "dumpdirprefix").then(|| value.trim().trim_matches('"'))
+        let (key, value) = (key.trim(), value.trim());
+        (key == "dumpdir" || key == "dumpdirprefix").then(|| match value.strip_prefix('"') {
+            Some(quoted) => quoted.split('"').next(),
+            None => value.split('#').next().map(str::trim_end),
+        })?
     });
     values.next_back().filter(|value| !value.is_empty()).map(PathBuf::from)
 }
@@ -142,22 +151,21 @@ pub(crate) fn list(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let dumps = all(dir)?;
     let mut out = std::io::stdout().lock();
     if json {
-        let list: Vec<_> = dumps.iter().map(summary).collect();
-        serde_json::to_writer_pretty(&mut out, &list)?;
-        writeln!(out)?;
+        let list: Vec<_> = dumps.iter().map(|dump| summary(dump, LOG_END_OF_MANY)).collect();
+        shown::json(&mut out, &list)?;
         return Ok(ExitCode::SUCCESS);
     }
     for dump in dumps {
         let host = dump.text("/identity/hostname").or(dump.text("/client_id")).unwrap_or("-");
         let bytes = dump.number("/dump/vmcore_disk_bytes").map_or("-".into(), size);
-        let panic = dump.panic().unwrap_or_default();
+        let panic = dump.panic(LOG_END_OF_MANY).unwrap_or_default();
         let line = format!("{:<36} {host:<20} {:<14} {bytes:>10}  {panic}", dump.name(), dump.state());
         writeln!(out, "{}", plain(line.trim_end()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(dump: &Dump) -> Value {
+fn summary(dump: &Dump, log_end: u64) -> Value {
     serde_json::json!({
         "directory": dump.name(),
         "path": dump.path.to_string_lossy(),
@@ -169,7 +177,7 @@ fn summary(dump: &Dump) -> Value {
         "started": dump.meta["started"],
         "complete": dump.meta["complete"] == true,
         "authenticated": dump.meta["authenticated"] == true,
-        "panic": dump.panic(),
+        "panic": dump.panic(log_end),
         "memory_bytes": dump.meta["dump"]["memory_bytes"],
         "vmcore_bytes": dump.meta["dump"]["vmcore_bytes"],
         "vmcore_disk_bytes": dump.meta["dump"]["vmcore_disk_bytes"],
@@ -182,8 +190,7 @@ fn summary(dump: &Dump) -> Value {
 pub(crate) fn show(dump: &Dump, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer_pretty(&mut out, &summary(dump))?;
-        writeln!(out)?;
+        shown::json(&mut out, &summary(dump, LOG_END))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut lines = vec![("directory", dump.path.to_string_lossy().into_owned())];
@@ -200,7 +207,7 @@ pub(crate) fn show(dump: &Dump, json: bool) -> anyhow::Result<ExitCode> {
     );
     add("release", text("/identity/release"));
     add("version", text("/identity/version"));
-    add("panic", dump.panic());
+    add("panic", dump.panic(LOG_END));
     add("began", text("/started"));
     add("state", Some(dump.state().to_owned()));
     add("failure", text("/dump/failure"));
@@ -235,8 +242,9 @@ mod tests {
 
     #[test]
     fn the_last_dumpdir_counts() {
-        let conf = "#dumpdir=\"/no\"\ndumpdirprefix=/a\n dumpdir = \"/b c\"\n";
-        assert_eq!(configured(conf), Some(PathBuf::from("/b c")));
+        let conf = "#dumpdir=\"/no\"\ndumpdirprefix=/a\n dumpdir = \"/b c#\" # not /d\n";
+        assert_eq!(configured(conf), Some(PathBuf::from("/b c#")));
+        assert_eq!(configured("dumpdir=/e  # not /f\n"), Some(PathBuf::from("/e")));
         assert_eq!(configured("port=1\n"), None);
     }
 }

@@ -89,6 +89,9 @@ enum What {
         dump: PathBuf,
         #[command(flatten)]
         place: Place,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// The kernel's log out of a dump's memory; needs no symbols
     Dmesg {
@@ -112,6 +115,9 @@ enum What {
         /// The kernel with symbols, if it is somewhere else
         #[arg(long, value_name = "FILE")]
         vmlinux: Option<PathBuf>,
+        /// Look for it below this directory instead of /
+        #[arg(long, hide = true, default_value = "/")]
+        root: PathBuf,
         /// Say what would be run
         #[arg(long)]
         dry_run: bool,
@@ -153,10 +159,10 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::List { place, json } => dumps::list(&place.dir(), json),
         What::Show { dump, place, json } => dumps::show(&dumps::find(&dump, &place.dir())?, json),
         What::Clients { place, stale, json, keydir } => clients::run(&keydir, &place.dir(), stale, json),
-        What::Verify { dump, place } => verify::run(&dumps::vmcore(&dump, &place.dir())?),
+        What::Verify { dump, place, json } => verify::run(&dumps::vmcore(&dump, &place.dir())?, json),
         What::Dmesg { dump, place, raw } => dmesg::run(&dumps::vmcore(&dump, &place.dir())?, raw),
-        What::Crash { dump, place, drgn, vmlinux, dry_run, more } => {
-            crash::run(&dumps::vmcore(&dump, &place.dir())?, drgn, vmlinux, dry_run, &more)
+        What::Crash { dump, place, drgn, vmlinux, root, dry_run, more } => {
+            crash::run(&dumps::vmcore(&dump, &place.dir())?, drgn, vmlinux, &root, dry_run, &more)
         }
         What::Key { words } => key(Path::new("/usr/libexec/netdump/netdump-key"), &words),
         What::Completion { shell } => {

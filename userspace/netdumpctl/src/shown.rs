@@ -4,21 +4,40 @@
 use std::fmt::Write;
 use std::io;
 
-/// The text with whatever could steer a terminal, or show itself in another order than it is, written out.
+use serde::Serialize;
+
+/// Whether a character could steer a terminal, or show itself in another order than it is.
+fn steers(c: char) -> bool {
+    // Marks of direction, and separators that some take for the end of a line.
+    let unseen = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    unseen || c.is_control()
+}
+
+/// The text with whatever steers written out.
 pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '\t' => out.push(c),
-            // Marks of direction, and separators that some take for the end of a line.
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                escape(&mut out, c)
-            }
-            c if c.is_control() => escape(&mut out, c),
+            c if c != '\t' && steers(c) => escape(&mut out, c),
             c => out.push(c),
         }
     }
     out
+}
+
+/// JSON in which whatever steers is written as JSON has it. Such characters are only in its strings.
+pub(crate) fn json(out: &mut impl io::Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if c != '\n' && steers(c) {
+            write!(line, "\\u{:04x}", u32::from(c))?;
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    Ok(out.write_all(line.as_bytes())?)
 }
 
 fn escape(out: &mut String, c: char) {
@@ -61,6 +80,16 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_stays_what_it_says() {
+        let value = serde_json::json!({"a\u{9b}": ["b\x1b[2J\n", "\u{202e}\u{7f}é"]});
+        let mut out = Vec::new();
+        json(&mut out, &value).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.chars().all(|c| c == '\n' || !steers(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn nothing_steers_the_terminal() {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::shown::plain;
+use crate::shown::{self, plain};
 
 #[derive(Debug, Default, Serialize)]
 struct Status {
@@ -20,6 +20,8 @@ struct Status {
 struct Netdump {
     loaded: bool,
     armed: bool,
+    /// Why it is not known whether it is.
+    unknown: Option<String>,
     /// The way to the server, while it is armed.
     way: Option<String>,
     /// Why it is not armed.
@@ -54,20 +56,22 @@ struct Kernel {
     panic: Option<i64>,
     panic_on_oops: Option<i64>,
     kdump_loaded: bool,
+    /// netdump comes before a loaded kdump.
+    crash_kexec_post_notifiers: bool,
 }
 
-/// Prints the report. LSB: 0 armed (or only logging, and that is on), 1 loaded but not armed, 3 not loaded.
+/// Prints the report. LSB: 0 armed (or only logging, and that is on), 1 loaded but not armed, 3 not loaded, 4 unknown.
 pub(crate) fn run(root: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let status = Status::read(root);
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer_pretty(&mut out, &status)?;
-        writeln!(out)?;
+        shown::json(&mut out, &status)?;
     } else {
         out.write_all(status.text().as_bytes())?;
     }
     let code = match (&status.netdump, &status.netconsole) {
         (netdump, _) if netdump.armed => 0,
+        (netdump, _) if netdump.unknown.is_some() => 4,
         (netdump, _) if netdump.loaded => 1,
         (_, netconsole) if netconsole.ours && netconsole.targets.iter().any(|target| target.enabled) => 0,
         (_, netconsole) if netconsole.ours => 1,
@@ -81,9 +85,13 @@ impl Status {
         let read = |name: &str| Some(std::fs::read_to_string(root.join(name)).ok()?.trim_end().to_owned());
         let number = |name: &str| read(name)?.parse().ok();
         let mut status = Status::default();
-        let text = read("sys/module/netdump/parameters/status");
-        status.netdump.loaded = text.is_some();
-        for line in text.as_deref().unwrap_or("").lines() {
+        status.netdump.loaded = root.join("sys/module/netdump").exists();
+        let path = root.join("sys/module/netdump/parameters/status");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+            status.netdump.unknown = status.netdump.loaded.then(|| format!("{}: {error}", path.display()));
+            String::new()
+        });
+        for line in text.lines() {
             match line.split_once(": ") {
                 Some(("armed", way)) => (status.netdump.armed, status.netdump.way) = (true, Some(way.into())),
                 Some(("not armed", why)) => status.netdump.why_not = Some(why.into()),
@@ -101,6 +109,8 @@ impl Status {
         status.kernel.panic = number("proc/sys/kernel/panic");
         status.kernel.panic_on_oops = number("proc/sys/kernel/panic_on_oops");
         status.kernel.kdump_loaded = read("sys/kernel/kexec_crash_loaded").as_deref() == Some("1");
+        let after = read("sys/module/kernel/parameters/crash_kexec_post_notifiers");
+        status.kernel.crash_kexec_post_notifiers = after.as_deref() == Some("Y");
         status
     }
 
@@ -108,6 +118,9 @@ impl Status {
         let mut lines = Vec::new();
         let netdump = &self.netdump;
         lines.push(match (&netdump.way, &netdump.why_not) {
+            _ if netdump.unknown.is_some() => {
+                format!("netdump: loaded, but {}", netdump.unknown.as_deref().unwrap_or_default())
+            }
             _ if !netdump.loaded && netdump.disabled => {
                 "netdump: off (netdump.disable on the kernel command line)".into()
             }
@@ -115,7 +128,10 @@ impl Status {
             (Some(way), _) => format!("netdump: armed, {way}"),
             (None, why) => format!("netdump: NOT armed: {}", why.as_deref().unwrap_or("it does not say why")),
         });
-        if netdump.loaded {
+        if let Some(target) = netdump.target.as_ref().filter(|target| !target.is_empty()) {
+            lines.push(format!("  netdump={target}"));
+        }
+        if netdump.loaded && netdump.unknown.is_none() {
             lines.push(match &netdump.key {
                 Some(key) => format!("  key {key}"),
                 None => {
@@ -141,8 +157,16 @@ impl Status {
             shown(self.kernel.panic),
             shown(self.kernel.panic_on_oops)
         ));
-        if self.kernel.kdump_loaded {
-            lines.push("  a kdump image is loaded: it comes first unless crash_kexec_post_notifiers is set".into());
+        match (self.kernel.kdump_loaded, self.kernel.crash_kexec_post_notifiers) {
+            (false, _) => {}
+            (true, true) => lines.push("  a kdump image is loaded: it comes after netdump".into()),
+            (true, false) => {
+                lines.push(
+                    "  a kdump image is loaded and comes first: netdump will not dump (unless the kernel is booted with \
+                     crash_kexec_post_notifiers)"
+                        .into(),
+                );
+            }
         }
         lines.iter().map(|line| plain(line) + "\n").collect()
     }

@@ -8,6 +8,7 @@
 //! - [`image`]: a crashed machine with computed memory.
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
 //! - [`fleet`]: machines that are well and talk.
+//! - [`kernel_log`]: a kernel's page tables and log, in a dump.
 //! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
@@ -16,6 +17,7 @@ pub mod crowd;
 pub mod fleet;
 pub mod hostile;
 pub mod image;
+pub mod kernel_log;
 pub mod link;
 pub mod relay;
 pub mod units;

@@ -3,6 +3,8 @@
 //!
 //! A dump is not to be trusted: every step is bounded, and an address that leads nowhere is an error.
 
+use std::cell::Cell;
+
 use netdump_core::wire::classic::Machine;
 use netdump_core::wire::PhysAddr;
 
@@ -44,6 +46,8 @@ pub struct KernelMemory<'a> {
     root: PhysAddr,
     levels: u32,
     encryption: u64,
+    /// The page that was translated last: neighbours are read one after the other.
+    last: Cell<Option<(u64, PhysAddr)>>,
 }
 
 impl<'a> KernelMemory<'a> {
@@ -58,28 +62,43 @@ impl<'a> KernelMemory<'a> {
         let root = PhysAddr(table.wrapping_sub(IMAGE).wrapping_add_signed(base));
         let levels = if info.number("pgtable_l5_enabled") == Some(1) { 5 } else { 4 };
         let encryption = info.number("sme_mask").unwrap_or(0) as u64;
-        Ok(KernelMemory { reader, root, levels, encryption })
+        Ok(KernelMemory { reader, root, levels, encryption, last: Cell::new(None) })
     }
 
     /// Where a kernel address is.
     pub fn translate(&self, address: u64) -> Result<PhysAddr, MemoryError> {
+        let (page, within) = (address & !(PAGE - 1), address & (PAGE - 1));
+        if let Some((_, start)) = self.last.get().filter(|(last, _)| *last == page) {
+            return Ok(PhysAddr(start.0 | within));
+        }
+        let start = self.walk(page)?;
+        self.last.set(Some((page, start)));
+        Ok(PhysAddr(start.0 | within))
+    }
+
+    /// Where a page is.
+    fn walk(&self, page: u64) -> Result<PhysAddr, MemoryError> {
+        // Above what the tables take apart there are only copies of the highest bit.
+        if !matches!(page as i64 >> (11 + 9 * self.levels), 0 | -1) {
+            return Err(MemoryError::NotMapped(page));
+        }
         let mut table = self.root;
         for level in (1..=self.levels).rev() {
             let shift = 12 + 9 * (level - 1);
-            let index = address >> shift & 0x1ff;
+            let index = page >> shift & 0x1ff;
             let mut entry = [0; 8];
             self.reader.read(PhysAddr(table.0.wrapping_add(8 * index)), &mut entry)?;
             let entry = u64::from_le_bytes(entry) & !self.encryption;
             if entry & PRESENT == 0 {
-                return Err(MemoryError::NotMapped(address));
+                return Err(MemoryError::NotMapped(page));
             }
             if level == 1 || level <= 3 && entry & LARGE != 0 {
                 let within = (1u64 << shift) - 1;
-                return Ok(PhysAddr(entry & ADDRESS & !within | address & within));
+                return Ok(PhysAddr(entry & ADDRESS & !within | page & within));
             }
             table = PhysAddr(entry & ADDRESS);
         }
-        Err(MemoryError::NotMapped(address))
+        Err(MemoryError::NotMapped(page))
     }
 
     /// Fills `out` from a kernel address on.

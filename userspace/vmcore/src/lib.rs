@@ -21,6 +21,6 @@ mod writer;
 pub use describe::{Cpu, DumpInfo, Ktext, Overlay, PageSize};
 pub use elf::{Class, Segment};
 pub use layout::{Format, Layout};
-pub use reader::{Kind, Note, ReadError, Reader};
+pub use reader::{Kind, Note, Piece, ReadError, Reader};
 pub use vmcoreinfo::{Vmcoreinfo, VmcoreinfoError};
 pub use writer::{Storage, WriteError, Writer, Written};

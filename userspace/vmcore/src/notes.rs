@@ -15,7 +15,7 @@ use crate::describe::DumpInfo;
 use crate::elf::{Class, Out, NT_PRPSINFO, NT_PRSTATUS, NT_TASKSTRUCT};
 
 /// Longest VMCOREINFO that becomes a note, bytes.
-const MAX_VMCOREINFO: usize = 64 * 1024;
+pub(crate) const MAX_VMCOREINFO: usize = 64 * 1024;
 
 /// Registers that a PRSTATUS of this machine holds, bytes. The server of 2005 stored 44 of ppc64's 48 words, and crash expects that.
 fn stored_regs(machine: Machine) -> Option<usize> {

@@ -12,6 +12,10 @@ const MAX_RECORD_BITS: u32 = 20;
 const STATE_SHIFT: u32 = 62;
 const COMMITTED: u64 = 1;
 const FINALIZED: u64 = 2;
+/// The others are its number.
+const ID: u64 = (1 << STATE_SHIFT) - 1;
+/// Largest structure of the ring that is believed: today they have 24 and 112 bytes.
+const MAX_STRUCT: usize = 1024;
 /// A text block begins with the number of its descriptor.
 const ID_LEN: u64 = 8;
 
@@ -33,44 +37,22 @@ impl Record {
     }
 }
 
-/// Where the ring's parts are.
-struct Ring<'a> {
-    memory: &'a KernelMemory<'a>,
-    descs: u64,
-    infos: u64,
-    records: u64,
-    data: u64,
-    bytes: u64,
-    desc: Desc,
-    info: Info,
-}
-
-struct Desc {
-    size: u64,
-    state: u64,
-    begin: u64,
-    next: u64,
-}
-
-struct Info {
-    size: u64,
-    time: u64,
-    length: u64,
-}
-
 /// Calls `each` with the records, oldest first; how many there were. It ends at the first error of `each`.
 pub fn records<E: From<MemoryError>>(
     memory: &KernelMemory<'_>,
     info: &Vmcoreinfo<'_>,
     mut each: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<u64, E> {
-    let (ring, tail, head) = Ring::find(memory, info)?;
+    let ring = Ring::find(memory, info)?;
     let mut count = 0;
+    // Blocks of text do not overlap. In a damaged ring they may, and a small dump must not become an endless log.
+    let mut room = ring.bytes;
     // Numbers wrap, and a damaged ring must not be walked for ever.
-    let span = head.wrapping_sub(tail).wrapping_add(1) & !(3 << STATE_SHIFT);
+    let span = ring.head.wrapping_sub(ring.tail).wrapping_add(1) & ID;
     for step in 0..span.min(ring.records) {
-        let id = tail.wrapping_add(step) & !(3 << STATE_SHIFT);
-        if let Some(record) = ring.record(id)? {
+        if let Some(record) = ring.record(ring.tail.wrapping_add(step) & ID)? {
+            let lengths = room.checked_sub(record.text.len() as u64);
+            room = lengths.ok_or(MemoryError::Nonsense("log, which is larger than its buffer,"))?;
             count += 1;
             each(record)?;
         }
@@ -78,10 +60,51 @@ pub fn records<E: From<MemoryError>>(
     Ok(count)
 }
 
+/// Where the ring's parts are.
+struct Ring<'a> {
+    memory: &'a KernelMemory<'a>,
+    /// Numbers of the oldest and the newest record.
+    tail: u64,
+    head: u64,
+    /// Where the descriptors, what belongs to them, and the texts are.
+    descs: u64,
+    infos: u64,
+    texts: u64,
+    /// How many descriptors there are, and bytes of text.
+    records: u64,
+    bytes: u64,
+    desc: Desc,
+    info: Info,
+}
+
+/// Size of a descriptor and places in it.
+struct Desc {
+    size: usize,
+    state: u64,
+    begin: u64,
+    next: u64,
+}
+
+/// Size of what belongs to a descriptor, and places in it.
+struct Info {
+    size: usize,
+    time: u64,
+    length: u64,
+}
+
+/// A number in a structure that was read.
+fn field<const N: usize>(bytes: &[u8], at: u64) -> Result<[u8; N], MemoryError> {
+    let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..));
+    rest.and_then(|rest| rest.first_chunk()).copied().ok_or(MemoryError::Nonsense("layout of the log"))
+}
+
 impl<'a> Ring<'a> {
-    fn find(memory: &'a KernelMemory<'a>, info: &Vmcoreinfo<'_>) -> Result<(Self, u64, u64), MemoryError> {
+    fn find(memory: &'a KernelMemory<'a>, info: &Vmcoreinfo<'_>) -> Result<Self, MemoryError> {
         let offset = |name: &'static str| info.offset(name).ok_or(MemoryError::Missing(name));
-        let size = |name: &'static str| info.size(name).filter(|size| *size < 4096).ok_or(MemoryError::Missing(name));
+        let size = |name: &'static str| {
+            let size = info.size(name).ok_or(MemoryError::Missing(name))?;
+            usize::try_from(size).ok().filter(|size| *size <= MAX_STRUCT).ok_or(MemoryError::Nonsense(name))
+        };
         let counter = offset("atomic_long_t.counter")?;
         let prb = memory.u64(info.symbol("prb").ok_or(MemoryError::Missing("SYMBOL(prb)"))?)?;
         let descs = prb.wrapping_add(offset("printk_ringbuffer.desc_ring")?);
@@ -92,12 +115,15 @@ impl<'a> Ring<'a> {
             return Err(MemoryError::Nonsense("size of the log"));
         }
         let lpos = offset("prb_desc.text_blk_lpos")?;
-        let ring = Ring {
+        let id = |name: &'static str| memory.u64(descs.wrapping_add(offset(name)?).wrapping_add(counter));
+        Ok(Ring {
             memory,
+            tail: id("prb_desc_ring.tail_id")?,
+            head: id("prb_desc_ring.head_id")?,
             descs: memory.u64(descs.wrapping_add(offset("prb_desc_ring.descs")?))?,
             infos: memory.u64(descs.wrapping_add(offset("prb_desc_ring.infos")?))?,
+            texts: memory.u64(texts.wrapping_add(offset("prb_data_ring.data")?))?,
             records: 1 << record_bits,
-            data: memory.u64(texts.wrapping_add(offset("prb_data_ring.data")?))?,
             bytes: 1 << text_bits,
             desc: Desc {
                 size: size("prb_desc")?,
@@ -110,28 +136,27 @@ impl<'a> Ring<'a> {
                 time: offset("printk_info.ts_nsec")?,
                 length: offset("printk_info.text_len")?,
             },
-        };
-        let id = |name: &'static str| memory.u64(descs.wrapping_add(offset(name)?).wrapping_add(counter));
-        let (tail, head) = (id("prb_desc_ring.tail_id")?, id("prb_desc_ring.head_id")?);
-        Ok((ring, tail, head))
+        })
     }
 
     /// The record of a number; `None` if it is not finished, or has been overwritten.
     fn record(&self, id: u64) -> Result<Option<Record>, MemoryError> {
-        let place = id % self.records;
-        let desc = self.descs.wrapping_add(place * self.desc.size);
-        let state = self.memory.u64(desc.wrapping_add(self.desc.state))?;
-        let good = matches!(state >> STATE_SHIFT, COMMITTED | FINALIZED);
-        if !good || state & !(3 << STATE_SHIFT) != id {
+        let element = |array: u64, size: usize| {
+            let mut bytes = vec![0; size];
+            self.memory.read(array.wrapping_add(id % self.records * size as u64), &mut bytes)?;
+            Ok::<_, MemoryError>(bytes)
+        };
+        let desc = element(self.descs, self.desc.size)?;
+        let state = u64::from_le_bytes(field(&desc, self.desc.state)?);
+        if !matches!(state >> STATE_SHIFT, COMMITTED | FINALIZED) || state & ID != id {
             return Ok(None);
         }
-        let info = self.infos.wrapping_add(place * self.info.size);
-        let nanoseconds = self.memory.u64(info.wrapping_add(self.info.time))?;
-        let mut length = [0; 2];
-        self.memory.read(info.wrapping_add(self.info.length), &mut length)?;
-        let begin = self.memory.u64(desc.wrapping_add(self.desc.begin))?;
-        let next = self.memory.u64(desc.wrapping_add(self.desc.next))?;
-        let text = self.text(begin, next, u64::from(u16::from_le_bytes(length)))?;
+        let info = element(self.infos, self.info.size)?;
+        let nanoseconds = u64::from_le_bytes(field(&info, self.info.time)?);
+        let length = u64::from(u16::from_le_bytes(field(&info, self.info.length)?));
+        let begin = u64::from_le_bytes(field(&desc, self.desc.begin)?);
+        let next = u64::from_le_bytes(field(&desc, self.desc.next)?);
+        let text = self.text(begin, next, length)?;
         Ok(Some(Record { nanoseconds, text }))
     }
 
@@ -141,17 +166,19 @@ impl<'a> Ring<'a> {
         if begin & 1 == 1 && next & 1 == 1 {
             return Ok(Vec::new());
         }
-        // A block that would run over the end of the ring begins at its start instead.
-        let (from, len) = match begin / self.bytes == next / self.bytes {
-            true => (begin % self.bytes, next.wrapping_sub(begin)),
-            false if next % self.bytes == 0 && next.wrapping_sub(begin) < self.bytes => {
-                (begin % self.bytes, next.wrapping_sub(begin))
-            }
-            false => (0, next % self.bytes),
+        // The last byte tells: a block may end where the ring does.
+        let last = next.wrapping_sub(1);
+        let (from, len) = if begin / self.bytes == last / self.bytes {
+            (begin % self.bytes, next.wrapping_sub(begin))
+        } else {
+            // A block that would run over the end of the ring is at its start instead.
+            (0, last % self.bytes + 1)
         };
+        // In a damaged ring the places say nothing; a block of nothing has no text.
+        let len = len.min(self.bytes - from);
         let length = length.min(len.saturating_sub(ID_LEN));
         let mut text = vec![0; length as usize];
-        self.memory.read(self.data.wrapping_add(from).wrapping_add(ID_LEN), &mut text)?;
+        self.memory.read(self.texts.wrapping_add(from).wrapping_add(ID_LEN), &mut text)?;
         Ok(text)
     }
 }

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Reading a dump file back: what it claims to be, its notes, and physical memory.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use netdump_core::wire::classic::Machine;
 use netdump_core::wire::PhysAddr;
 
+use nix::unistd::Whence;
+
 use crate::elf::{Class, Segment, DUMP_ELF_INCOMPLETE, ET_CORE, NT_PRSTATUS, PT_LOAD, PT_NOTE};
-use crate::notes::prstatus_places;
+use crate::notes::{prstatus_places, MAX_VMCOREINFO};
 use crate::vmcoreinfo::{Vmcoreinfo, VmcoreinfoError};
 
-/// Longest notes that are read, bytes. 8192 CPUs take 3 MB.
+/// Longest notes that are read, bytes, all together. 8192 CPUs take 3 MB.
 const MAX_NOTES: u64 = 16 << 20;
 
 /// What crash takes the file for.
@@ -48,6 +53,9 @@ pub enum ReadError {
     /// No segment holds this address.
     #[error("physical address {:#x} is not in the dump", .0 .0)]
     NotInDump(PhysAddr),
+    /// A segment says that the file holds this address, and the file ends before it.
+    #[error("the file ends before physical address {:#x}: it was cut off", .0 .0)]
+    CutOff(PhysAddr),
     /// The VMCOREINFO note makes no sense.
     #[error("VMCOREINFO: {0}")]
     Vmcoreinfo(#[from] VmcoreinfoError),
@@ -62,7 +70,19 @@ pub struct Reader {
     machine: Machine,
     flags: u32,
     segments: Vec<Segment>,
+    pieces: Vec<Piece>,
     notes: Vec<Note>,
+}
+
+/// A stretch of physical memory and where the file has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First byte's physical address.
+    pub paddr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Place in the file.
+    pub offset: u64,
 }
 
 /// Takes fields from bytes in the file's order; reads beyond the end give 0, lengths are checked before.
@@ -112,6 +132,9 @@ impl Reader {
     pub fn new(file: File) -> Result<Self, ReadError> {
         let mut ident = [0; 16];
         file.read_exact_at(&mut ident, 0).map_err(|_| ReadError::NotADump("too short"))?;
+        if ident.starts_with(b"KDUMP   ") || ident.starts_with(b"DISKDUMP") || ident.starts_with(b"makedump") {
+            return Err(ReadError::NotADump("it is in makedumpfile's own format; crash and drgn read it"));
+        }
         let (class, little) = match ident {
             [0x7f, b'E', b'L', b'F', class @ 1..=2, order @ 1..=2, 1, ..] => {
                 (if class == 1 { Class::Elf32 } else { Class::Elf64 }, order == 1)
@@ -134,17 +157,18 @@ impl Reader {
         file.read_exact_at(&mut table, phoff).map_err(|_| ReadError::NotADump("program headers"))?;
         let mut f = Fields { bytes: &table, at: 0, little, class };
         let segments: Vec<_> = (0..count).map(|_| segment(&mut f)).collect();
-        let mut reader = Reader { file, class, little, machine, flags, segments, notes: Vec::new() };
+        let pieces = pieces(segments.iter().filter(|s| s.kind == PT_LOAD));
+        let mut reader = Reader { file, class, little, machine, flags, segments, pieces, notes: Vec::new() };
         reader.notes = reader.read_notes()?;
         Ok(reader)
     }
 
     fn read_notes(&self) -> Result<Vec<Note>, ReadError> {
         let mut notes = Vec::new();
+        // Many headers may name the same bytes: what counts is their sum.
+        let mut room = MAX_NOTES;
         for segment in self.segments.iter().filter(|s| s.kind == PT_NOTE) {
-            if segment.len > MAX_NOTES {
-                return Err(ReadError::NotADump("notes too long"));
-            }
+            room = room.checked_sub(segment.len).ok_or(ReadError::NotADump("notes too long"))?;
             let mut bytes = vec![0; segment.len as usize];
             self.file.read_exact_at(&mut bytes, segment.offset).map_err(|_| ReadError::NotADump("notes"))?;
             let mut rest = bytes.as_slice();
@@ -213,21 +237,101 @@ impl Reader {
             .collect()
     }
 
-    /// The VMCOREINFO note, if there is one.
+    /// The VMCOREINFO note, if there is one. No kernel fills even one page with it.
     pub fn vmcoreinfo(&self) -> Result<Option<Vmcoreinfo<'_>>, ReadError> {
-        let note = self.notes.iter().find(|n| n.name == "VMCOREINFO");
-        Ok(note.map(|n| Vmcoreinfo::parse(&n.desc)).transpose()?)
+        let Some(note) = self.notes.iter().find(|n| n.name == "VMCOREINFO") else { return Ok(None) };
+        if note.desc.len() > MAX_VMCOREINFO {
+            return Err(ReadError::NotADump("VMCOREINFO too long"));
+        }
+        Ok(Some(Vmcoreinfo::parse(&note.desc)?))
     }
 
-    /// Fills `out` with physical memory from `addr` on. It must lie in one segment.
-    pub fn read(&self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError> {
-        let fits = |s: &&Segment| {
-            s.paddr <= addr.0 && addr.0.saturating_add(out.len() as u64) <= s.paddr.saturating_add(s.len)
-        };
-        let segment = self.loads().find(fits).ok_or(ReadError::NotInDump(addr))?;
-        let offset = segment.offset.saturating_add(addr.0 - segment.paddr);
-        Ok(self.file.read_exact_at(out, offset)?)
+    /// All memory that there is, each address once, ascending. Where segments overlap the first in the file counts.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
     }
+
+    /// Fills `out` with physical memory from `addr` on.
+    pub fn read(&self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError> {
+        let mut at = addr.0;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let missing = ReadError::NotInDump(PhysAddr(at));
+            let next = self.pieces.partition_point(|piece| piece.paddr <= at);
+            let Some(piece) = next.checked_sub(1).and_then(|n| self.pieces.get(n)) else { return Err(missing) };
+            let within = at - piece.paddr;
+            let room = piece.len.saturating_sub(within).min(rest.len() as u64);
+            if room == 0 {
+                return Err(missing);
+            }
+            let (now, later) = rest.split_at_mut(room as usize);
+            self.file.read_exact_at(now, piece.offset.saturating_add(within)).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => ReadError::CutOff(PhysAddr(at)),
+                _ => ReadError::Io(error),
+            })?;
+            at = at.saturating_add(room);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The file's length.
+    pub fn file_len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// The first stretch within `range` of the file that is no hole. A file system that knows no holes has none.
+    pub fn stored(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        let seek = |from: u64, whence| {
+            let Ok(from) = i64::try_from(from) else { return Ok(None) };
+            // The file's position is used by nobody: all reads say where.
+            match nix::unistd::lseek(&self.file, from, whence) {
+                Ok(at) => Ok(u64::try_from(at).ok()),
+                Err(nix::Error::ENXIO) => Ok(None),
+                Err(error) => Err(io::Error::from(error)),
+            }
+        };
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let Some(start) = seek(range.start, Whence::SeekData)?.filter(|start| *start < range.end) else {
+            return Ok(None);
+        };
+        let end = seek(start, Whence::SeekHole)?.unwrap_or(range.end);
+        Ok(Some(start..end.min(range.end)))
+    }
+}
+
+/// The segments without their overlaps. A stranger may have made them: it takes n log n steps for n of them.
+fn pieces<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Piece> {
+    let mut starts: Vec<_> = segments.enumerate().map(|(order, segment)| (segment.paddr, order, segment)).collect();
+    starts.sort_unstable_by_key(|(paddr, order, _)| (*paddr, *order));
+    let end = |segment: &Segment| segment.paddr.saturating_add(segment.len);
+    let mut edges: Vec<u64> = starts.iter().flat_map(|(paddr, _, segment)| [*paddr, end(segment)]).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    let mut starts = starts.into_iter().peekable();
+    // Those that have begun: the first in the file on top.
+    let mut open: BinaryHeap<Reverse<(usize, u64, u64, u64)>> = BinaryHeap::new();
+    let mut pieces: Vec<Piece> = Vec::new();
+    for edge in edges.windows(2) {
+        let [from, to] = *edge else { continue };
+        while let Some((paddr, order, segment)) = starts.next_if(|(paddr, ..)| *paddr <= from) {
+            open.push(Reverse((order, paddr, end(segment), segment.offset)));
+        }
+        while open.peek().is_some_and(|Reverse((_, _, end, _))| *end <= from) {
+            open.pop();
+        }
+        let Some(Reverse((_, paddr, _, offset))) = open.peek() else { continue };
+        let offset = offset.saturating_add(from - paddr);
+        match pieces.last_mut() {
+            Some(last) if last.paddr + last.len == from && last.offset.checked_add(last.len) == Some(offset) => {
+                last.len += to - from;
+            }
+            _ => pieces.push(Piece { paddr: from, len: to - from, offset }),
+        }
+    }
+    pieces
 }
 
 fn segment(f: &mut Fields<'_>) -> Segment {
@@ -241,4 +345,39 @@ fn segment(f: &mut Fields<'_>) -> Segment {
         f.u32(); // p_flags
     }
     Segment { kind, offset, vaddr, paddr, len, align: f.word() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Each address is where the first segment that has it says, and what no segment has is in no piece.
+        #[test]
+        fn pieces_are_the_segments_without_overlaps(
+            segments in proptest::collection::vec((0u64..48, 0u64..24, 0u64..200), 0..12),
+            high in any::<bool>(),
+        ) {
+            // At the end of all addresses nothing may wrap.
+            let base = if high { u64::MAX - 64 } else { 0 };
+            let segments: Vec<_> = segments
+                .into_iter()
+                .map(|(start, len, offset)| {
+                    Segment { kind: PT_LOAD, offset, vaddr: 0, paddr: base + start, len, align: 0 }
+                })
+                .collect();
+            let pieces = pieces(segments.iter());
+            prop_assert!(pieces.windows(2).all(|pair| pair[0].paddr + pair[0].len <= pair[1].paddr));
+            prop_assert!(pieces.len() < 2 * segments.len().max(1));
+            for at in base..base + 64 {
+                let found = pieces.iter().find(|piece| piece.paddr <= at && at - piece.paddr < piece.len);
+                let first = segments.iter().find(|segment| segment.paddr <= at && at - segment.paddr < segment.len);
+                prop_assert_eq!(
+                    found.map(|piece| piece.offset + (at - piece.paddr)),
+                    first.map(|segment| segment.offset + (at - segment.paddr))
+                );
+            }
+        }
+    }
 }
