@@ -43,6 +43,19 @@ impl Dump {
         self.meta.pointer(pointer)?.as_u64()
     }
 
+    /// When it began, from meta.json or else from its name, which ends with the date (and perhaps a number).
+    fn began(&self) -> String {
+        if let Some(started) = self.text("/started") {
+            return started.to_owned();
+        }
+        let name = self.name();
+        let date = name.rsplit_once(':').and_then(|(front, second)| {
+            let (day, minute) = front.split_at_checked(front.len().checked_sub(6)?)?;
+            Some(format!("{}T{}:{}", day.get(day.len().checked_sub(10)?..)?, minute.get(1..)?, second.get(..2)?))
+        });
+        date.unwrap_or_default()
+    }
+
     /// What is there of the memory.
     fn state(&self) -> &'static str {
         let there = |name: &str| self.path.join(name).exists();
@@ -113,8 +126,7 @@ pub(crate) fn all(dir: &Path) -> anyhow::Result<Vec<Dump>> {
             found.push(Dump::open(entry.path()));
         }
     }
-    let key = |dump: &Dump| (dump.text("/started").unwrap_or("").to_owned(), dump.name());
-    found.sort_by_key(key);
+    found.sort_by_cached_key(|dump| (dump.began(), dump.name()));
     Ok(found)
 }
 
@@ -239,6 +251,16 @@ pub(crate) fn show(dump: &Dump, json: bool) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_have_a_date() {
+        let began = |name: &str| Dump { path: PathBuf::from(name), meta: Value::Null }.began();
+        assert_eq!(began("/a/192.0.2.7-2026-11-27-06:01:02"), "2026-11-27T06:01:02");
+        assert_eq!(began("fd00--1-2026-11-27-06:01:02.2"), "2026-11-27T06:01:02");
+        for name in ["", ":", "::", "1:2:3", "é-é:é:é", "2026-11-27-06:01"] {
+            began(name);
+        }
+    }
 
     #[test]
     fn the_last_dumpdir_counts() {

@@ -83,21 +83,21 @@ fn dumps_are_listed_and_shown() {
     let lines: Vec<_> = out.lines().collect();
     assert_eq!((status, lines.len()), (0, 3), "{out}");
     assert!(
-        lines[0].starts_with("fd00--1-")
-            && lines[0].contains("no meta.json")
-            && lines[0].contains("of the log\\x1b[2J"),
+        lines[2].starts_with("fd00--1-")
+            && lines[2].contains("no meta.json")
+            && lines[2].contains("of the log\\x1b[2J"),
         "{out}"
     );
-    assert!(lines[1].contains("incomplete"), "{out}");
+    assert!(lines[0].contains("incomplete"), "{out}");
     assert!(
-        lines[2].contains("complete") && lines[2].contains("100.0 MiB") && lines[2].contains("web\\x1b[31m"),
+        lines[1].contains("complete") && lines[1].contains("100.0 MiB") && lines[1].contains("web\\x1b[31m"),
         "{out}"
     );
     assert!(!out.contains('\x1b'));
 
     let (out, _, _) = run(&["list", "--json", "--dumpdir", dumpdir]);
     let list: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((list[2]["state"].as_str(), list[2]["client_id"].as_str()), (Some("complete"), Some("web")));
+    assert_eq!((list[1]["state"].as_str(), list[1]["client_id"].as_str()), (Some("complete"), Some("web")));
 
     let (out, _, status) = run(&["show", "192.0.2.7-2026-11-27-06:00:00", "--dumpdir", dumpdir]);
     assert_eq!(status, 0);
