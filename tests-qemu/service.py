@@ -9,6 +9,8 @@ the packages alone. Run it through `isolated`; results are in build/service/.
 import argparse
 import fnmatch
 import json
+import mmap
+import random
 import re
 import shutil
 import sys
@@ -20,7 +22,8 @@ import judges
 import lab as lab_module
 import service_root
 import test_modules
-from cache import REPOSITORY, Failure
+import truth
+from cache import HERE, REPOSITORY, Failure
 from guest import GuestError
 from judges import must
 from service_machines import Desk, make_archive
@@ -62,7 +65,7 @@ class Pair:
 
     def __init__(self, lab, directory: Path):
         self.lab, self.directory = lab, directory
-        archive = make_archive(directory / "in.tar", [*packages(lab), test_modules.build(lab, "crash_in")])
+        archive = make_archive(directory / "in.tar", [*packages(lab), test_modules.build(lab, "crash_in"), HERE / "forged_server.py"])
         self.client = Desk(lab, "client", "server", directory / "client", archive)
         self.server = Desk(lab, "server", "client", directory / "server", archive)
         self.dumps: list[str] = []
@@ -157,13 +160,192 @@ def readme(lab, directory: Path):
         client = pair.client
         ways = [
             ("echo c > /proc/sysrq-trigger", lambda: client.press("echo c > /proc/sysrq-trigger"), "sysrq_handle_crash", "sysrq triggered crash"),
-            ("an oops with panic_on_oops", lambda: client.press("insmod /root/crash_in.ko how=task"), "crash_here", "Fatal exception"),
+            ("an oops with panic_on_oops", lambda: client.press("insmod /root/crash_in.ko how=task"), "asm_exc_page_fault", "Fatal exception"),
             ("Alt-SysRq-C on the keyboard", client.alt_sysrq_c, "sysrq_handle_crash", "sysrq triggered crash"),
         ]
         for name, how, in_stack, panic in ways:
-            client.run("sysctl -q kernel.sysrq=1") # Debian's default masks the key
+            client.run("sysctl -q kernel.sysrq=1")  # Debian's default masks the key
             client.expect(r"# $", PATIENCE)
             yield f"{name}: {pair.judge(pair.crash(how), in_stack, panic)}"
+
+
+def hidden(desk: Desk, what: str, file: str) -> list[str]:
+    """Where a machine shows one of the patterns in a file: programs, the kernel's files, the journal, what everybody may read."""
+    looks = {
+        "a command line or environment": f"cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c -a -F -f {file}",
+        "/sys": f"grep -r -s -l -a -F -f {file} /sys/module /sys/kernel/config /sys/class/misc | wc -l",
+        "the journal": f"journalctl --no-pager -o export | grep -c -a -F -f {file}",
+        "the journal's files": f"grep -r -s -l -a -F -f {file} /var/log | wc -l",
+        "dmesg": f"dmesg | grep -c -a -F -f {file}",
+        "a file that everybody may read": "find /etc /var /run /tmp /opt /srv /home /dev/shm -xdev -type f -perm -o=r -print0 | "
+        f"xargs -0 grep -s -l -a -F -f {file} | wc -l",
+    }  # fmt: skip
+    return [f"{desk.name}: {what} in {place}" for place, look in looks.items() if desk.run(look + " || true", 300).split()[-1] != "0"]
+
+
+def slab_hits(lab, vmcore: Path, words: dict[str, bytes]) -> dict[str, list[int]]:
+    """Which words are in a vmcore, and how many of their places are slab pages: name -> [all, in slab]."""
+    places = {}
+    for segment in truth.segments(vmcore):
+        with open(vmcore, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as image:
+            for name, word in words.items():
+                at = segment.offset - 1
+                while (at := image.find(word, at + 1, segment.offset + segment.size)) >= 0:
+                    places.setdefault(name, set()).add(at - segment.offset + segment.start)
+    asked = vmcore.parent / "secrets.json"
+    asked.write_text(json.dumps({name: sorted(found) for name, found in places.items()}))
+    return json.loads(truth.drgn(lab, vmcore, "judge_secrets.py", str(asked)))
+
+
+@case
+def secure(lab, directory: Path):
+    """secure=1: a secret that is nowhere to be seen; wrong keys, no keys and forged servers get and give nothing."""
+    with Pair(lab, directory) as pair:
+        client, server = pair.client, pair.server
+        pair.set_up()
+        client.run("printf 'HANDSHAKETIMEOUT=20\\nPANIC=3\\n' >>/etc/sysconfig/netdump", PATIENCE)
+        client.run("service netdump restart && service netdump propagate", PATIENCE)
+        pair.armed()
+        must(client.run("netdumpctl status --json").find('"key": null') < 0, "the module has no key")
+
+        # The secret is nowhere to be seen.
+        root = client.run("sed -n 's/^root //p' /etc/netdump/servers/crashhost/key").strip()
+        must(re.fullmatch(r"[0-9a-f]{64}", root), "the client's key file has no root key")
+        for desk, source in ((client, "/etc/netdump/servers/crashhost/key"), (server, "/var/lib/netdump/clients/*.json")):
+            desk.run(f"umask 077; cat {source} | grep -o '[0-9a-f]\\{{64\\}}' | sort -u >/root/secrets; test -s /root/secrets")
+            seen = hidden(desk, "the root key", "/root/secrets")
+            must(not seen, "; ".join(seen))
+            desk.run("shred -u /root/secrets")
+        modes = server.run("stat -c '%a %U:%G' /var/lib/netdump /var/lib/netdump/clients/*.json /var/crash; ls -A /var/crash | head -3")
+        yield "the root key is in no command line, environment, journal, /sys or readable file; " + " | ".join(modes.split("\n")[:3])
+
+        # Nobody gets a shell, and nobody becomes somebody else.
+        ssh = "ssh -p 22 -l netdump -o BatchMode=yes -o UserKnownHostsFile=/etc/netdump/known_hosts -i {} crashhost"
+        own = ssh.format("/etc/netdump/id_ed25519")
+        said = client.run(f"{own} 'id; sh -i' </dev/null 2>&1", 120, check=False)
+        must("uid=" not in said, f"a shell: {said}")
+        client.run("ssh-keygen -q -t ed25519 -N '' -f /root/other")
+        public = client.run("cat /root/other.pub").strip()
+        server.run(f"echo '{public}' | netdumpctl key enrol --client victim", 120)
+        message = "netdump-registration 1\\nkey_id {}\\nroot {}\\nhost x\\nend\\n".format("ab" * 16, "cd" * 32)
+        said = client.run(f"printf '{message}' | {own} 'register --client victim' 2>&1", 120, check=False)
+        must("victim" not in said and said.startswith("registered c"), f"registered as: {said}")
+        must(server.run("ls /var/lib/netdump/clients").find("victim") < 0, "somebody else has registered as victim")
+        client.run("service netdump propagate", PATIENCE)  # the test's key is the previous one now
+        yield "a client that asks to register as another one registers as itself"
+
+        # A dump of all memory: nothing of it in slab pages.
+        name = pair.crash(lambda: client.press("echo c > /proc/sysrq-trigger"))
+        to = directory / "fetched"
+        server.fetch(f"/var/crash/{name}", to)
+        new_root = client.run("sed -n 's/^root //p' /etc/netdump/servers/crashhost/key* | sort -u").split()
+        words = {"the root key": bytes.fromhex(root), "the root key as text": root.encode()}
+        for number, text in enumerate(new_root):
+            words[f"root key {number}"], words[f"root key {number} as text"] = bytes.fromhex(text), text.encode()
+        hits = slab_hits(lab, to / "vmcore", words)
+        must(not any(slab for _, slab in hits.values()), f"in slab pages: {hits}")
+        shutil.rmtree(to)
+        yield f"level-0 vmcore: no secret in a slab page (elsewhere, such as the page cache of its file: {hits})"
+
+        # A wrong key, then no key.
+        def refused(reason: str) -> None:
+            before = server.run("ls /var/crash").split()
+            client.press("echo c > /proc/sysrq-trigger")
+            client.wait_restart(PATIENCE)
+            client.wait_ready(PATIENCE, again=False)
+            must(sorted(server.run("ls /var/crash").split()) == sorted(before), f"{reason}: there is a new directory")
+            must(reason in server.run("journalctl -u netdump-server --no-pager", 120), f"the journal does not say {reason}")
+
+        client.expect(r"# $", PATIENCE)
+        client.run("systemctl stop netdump-renew.timer")
+        server.run("sed -i 's/\"root\": \"./\"root\": \"0/g; s/\"root\": \"0\\(.\\)/\"root\": \"0f/g' /var/lib/netdump/clients/c*.json")
+        refused("not_proved")
+        yield "a wrong key: not_proved, nothing written, and the machine restarts by kernel.panic"
+        client.expect(r"# $", PATIENCE)
+        client.run("systemctl stop netdump-renew.timer")
+        server.run("for id in $(ls /var/lib/netdump/clients | sed 's/.json//'); do netdumpctl key revoke $id; done", 120)
+        refused("not_registered")
+        yield "a client that was revoked: not_registered, nothing written"
+
+        # Somebody who has taken the server's place without having seen the traffic.
+        client.expect(r"# $", PATIENCE)
+        server.run("systemctl stop netdump-server")
+        number = server.send("python3 /root/forged_server.py 120 >/root/forged.log 2>&1")
+        client.press("echo c > /proc/sysrq-trigger")
+        client.wait_restart(PATIENCE)
+        server._read_until(rb"@@ %d \d+\r?\n" % number, PATIENCE)
+        said = server.run("tail -n 3 /root/forged.log")
+        must(re.search(r"starts [1-9]\d* sent \d+ answers 0$", said.strip()), f"the forged server: {said}")
+        yield f"a forged server: {said.strip().splitlines()[-1]}"
+
+
+@case
+def administrator(lab, directory: Path):
+    """start and stop twice, restart in a storm, the server restarted, keys rotated, packages removed."""
+    with Pair(lab, directory) as pair:
+        client, server = pair.client, pair.server
+        pair.set_up()
+        pair.armed()
+        for action, active in (("start", True), ("start", True), ("stop", False), ("stop", False), ("start", True), ("reload", True)):
+            client.run(f"service netdump {action}", PATIENCE)
+            loaded = "netdump " in client.run("cat /proc/modules | grep -w ^netdump || true")
+            must(loaded == active, f"after {action} the module is {'there' if loaded else 'not there'}")
+        yield "start and stop twice each: no error, and the module is there when it should be"
+
+        client.run("(for i in $(seq 3000); do echo \"<5>storm $i\" >/dev/kmsg; done) >/dev/null 2>&1 &")
+        for _ in range(3):
+            client.run("service netdump restart", PATIENCE)
+        pair.armed()
+        splats = client.run("dmesg | grep -E 'BUG:|WARNING:|Call Trace' || true")
+        must(not splats, f"restart in a storm: {splats}")
+        yield "restart three times in a storm of messages: no splat, armed again"
+
+        server.run("systemctl restart netdump-server && systemctl is-active netdump-server", 120)
+        client.expect(r"# $", PATIENCE)
+        name = pair.crash(lambda: client.press("echo c > /proc/sysrq-trigger"))
+        meta = json.loads(server.run(f"cat /var/crash/{name}/meta.json"))
+        must(meta["complete"] and meta["client_id"], f"after a restart of the server: {meta}")
+        yield "a crash after the server was restarted: complete, client " + meta["client_id"]
+
+        exposure = server.run("systemd-analyze security netdump-server.service --no-pager | tail -n 1", 120)
+        level = re.search(r"([0-9.]+) ", exposure.split(":")[-1])
+        must(level and float(level[1]) <= 2.0, exposure)
+        listed = server.run("netdumpctl clients && netdumpctl list && netdumpctl key list", 120)
+        yield exposure.strip().replace("→ ", "") + "; " + listed.splitlines()[0]
+
+        client.run("apt-get purge -y netdump netdump-tools netdump-modules-$(uname -r) 2>&1", PATIENCE)
+        ours = "/etc/netdump /etc/sysconfig/netdump* /etc/init.d/netdump /run/netdump /lib/modules/*/updates/net*.ko"
+        left = client.run(f"ls -d {ours} 2>/dev/null || true")
+        must(not left.strip(), f"purge leaves {left}")
+        stock = client.run("modinfo -n netconsole && modprobe netconsole netconsole=@/eth0,@10.77.0.1/ && rmmod netconsole")
+        must("/kernel/drivers/net/netconsole" in stock, f"the stock netconsole does not come back: {stock}")
+        server.run("apt-get purge -y netdump-server netdump-tools 2>&1", PATIENCE)
+        data = server.run("ls /var/crash /var/lib/netdump; ls /etc/netdump.conf /etc/ssh/sshd_config.d/netdump.conf 2>/dev/null || true; sshd -t")
+        must(name in data and "clients" in data and "/etc/" not in data, f"purge of the server: {data}")
+        yield "purge leaves the dumps and the keys on the server, nothing on the client, and the stock netconsole works"
+
+
+@case
+def reload_gap(lab, directory: Path):
+    """A panic at random moments while reload runs again and again: 20 of 20 dump."""
+    with Pair(lab, directory) as pair:
+        pair.set_up()
+        pair.armed()
+        server, client = pair.server, pair.client
+        server.run("printf 'dumps_per_hour=0\\n' >>/etc/netdump.conf && systemctl reload netdump-server")
+        generator, seconds = random.Random(7), []
+        for number in range(20):
+            delay = generator.uniform(0.2, 3)
+            client.run("(while :; do /etc/init.d/netdump reload; done) >/dev/null 2>&1 &")
+            client.run(f"(sleep {delay:.2f}; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
+            pair.new_dump()
+            client.wait_restart(PATIENCE)
+            client.wait_ready(PATIENCE, again=False)
+            pair.armed()
+            server.run("rm -rf /var/crash/*/vmcore")
+            seconds.append(f"{delay:.1f}")
+            print(f"    {number + 1} of 20", flush=True)
+        yield "20 of 20 dumped, panics after " + ", ".join(seconds) + " s of reloads"
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ def cable(directory: Path, name: str, peer: str) -> str:
 class Desk(Guest):
     """A machine, with somebody at its console."""
 
-    def __init__(self, lab, name: str, peer: str, directory: Path, archive: Path, memory_mib: int = 1024, append: str = ""):
+    def __init__(self, lab, name: str, peer: str, directory: Path, archive: Path, memory_mib: int = 640, append: str = ""):
         mac, address = {
             "client": (service_root.CLIENT_MAC, service_root.CLIENT),
             "server": (service_root.SERVER_MAC, service_root.SERVER),
