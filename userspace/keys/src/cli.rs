@@ -209,13 +209,16 @@ fn login(place: &Path) -> anyhow::Result<()> {
         files::read(Path::new(&said), MAX_AUTH_INFO)?.context("sshd's file on how you logged in is not there")?;
     let method = login::parse_auth_info(&info)?;
     let store = Store::open(place)?;
-    let now = Timestamp::now().round(jiff::Unit::Second)?;
-    let answer = match login::role(&method, &store.authorized_keys()?, now)? {
-        Role::Enrol => Answer::Enrolled(store.enrol(&read_public_key(&standard_input()?)?, None)?),
-        Role::Register(id) => {
+    let now = || Timestamp::now().round(jiff::Unit::Second);
+    let answer = match store.role(&method, now()?)? {
+        Role::Enrol => {
+            let key = read_public_key(&standard_input()?)?;
+            Answer::Enrolled(store.enrol_as(&method, &key, now()?)?)
+        }
+        Role::Register(_) => {
             let address = login::peer(&std::env::var("SSH_CONNECTION").unwrap_or_default())?;
             let registration = Registration::parse(&standard_input()?)?;
-            let server = store.register(&id, registration, address, now)?;
+            let (id, server) = store.register_as(&method, registration, address, now()?)?;
             Answer::Registered(id, server)
         }
     };

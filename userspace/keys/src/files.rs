@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 /// Reads a regular file of at most `limit` bytes; `None` where there is none. A symbolic link, a pipe, or a file that others
 /// may write to, is an error.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    Ok(read_with_mode(path, limit)?.map(|(bytes, _)| bytes))
+}
+
+fn read_with_mode(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>, u32)>> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -28,18 +32,17 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>
         return Err(bad("others can write to it: 'chmod o-w' it after a look at it"));
     }
     // Once, at its full size: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit as usize + 1));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(meta.len().min(limit) as usize + 1));
     file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > limit {
         return Err(bad("too long"));
     }
-    Ok(Some(bytes))
+    Ok(Some((bytes, meta.mode())))
 }
 
 /// Like [`read`], for a secret: nobody but its owner and, with `group`, its group may read it.
 pub(crate) fn read_secret(path: &Path, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    let Some(bytes) = read(path, limit)? else { return Ok(None) };
-    let mode = std::fs::symlink_metadata(path).map_err(Error::io(path))?.mode();
+    let Some((bytes, mode)) = read_with_mode(path, limit)? else { return Ok(None) };
     if mode & 0o007 != 0 {
         let why =
             "everybody can read it: it is not secret any more; remove it, and run 'service netdump propagate' again";

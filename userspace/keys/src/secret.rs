@@ -6,6 +6,7 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 use hkdf::Hkdf;
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::Error;
@@ -31,6 +32,11 @@ impl Root {
     /// As 64 hexadecimal digits, for a file that nobody else can read or for ssh's standard input.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(HEXLOWER.encode(&self.0))
+    }
+
+    /// Whether it is the same, in a time that does not tell how much of it is.
+    pub fn same(&self, other: &Root) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 
     /// The cookie of the classic protocol: the first 8 bytes of HKDF(root, "nd classic" ‖ key_id), never 0.
@@ -97,5 +103,9 @@ mod tests {
         assert_eq!(format!("{root:?} {:?}", root.classic_cookie(&KeyId([0; 16]))), "Root(..) ClassicCookie(..)");
         assert_eq!(*Root::from_hex(&root.to_hex()).unwrap().to_hex(), *root.to_hex());
         assert!(Root::from_hex("00").is_err());
+        let mut other = root.clone();
+        assert!(other.same(&root));
+        other.0[31] ^= 1;
+        assert!(!other.same(&root));
     }
 }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::authorized::{Line, Owner, PublicKey};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::login::{self, Method, Role};
 use crate::message::Registration;
 use crate::names::{ClientId, KeyId, ServerId};
 use crate::secret::{ClassicCookie, Root};
@@ -128,9 +129,43 @@ impl Store {
         files::replace(&self.authorized_path(), format!("{text}{end}{line}\n").as_bytes(), FILE_MODE)
     }
 
+    /// What somebody who is logged in like that may do.
+    pub fn role(&self, method: &Method, now: Timestamp) -> Result<Role> {
+        login::role(method, &self.authorized_keys()?, now)
+    }
+
+    /// [`enrol`](Store::enrol) for somebody who is logged in. A login can wait for as long as it likes before it says what it
+    /// wants, so its role is looked up again, under the lock: who was revoked meanwhile changes nothing.
+    pub fn enrol_as(&self, method: &Method, key: &PublicKey, now: Timestamp) -> Result<ClientId> {
+        let _lock = self.lock()?;
+        match self.role(method, now)? {
+            Role::Enrol => self.enrol_locked(key, None),
+            Role::Register(id) => Err(Error::Refused(format!("client {id} may not enrol others"))),
+        }
+    }
+
+    /// [`register`](Store::register) for somebody who is logged in, as the client that its key belongs to at this moment.
+    pub fn register_as(
+        &self,
+        method: &Method,
+        new: Registration,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<(ClientId, ServerId)> {
+        let _lock = self.lock()?;
+        match self.role(method, now)? {
+            Role::Register(id) => self.register_locked(&id, new, address, now).map(|server| (id, server)),
+            Role::Enrol => Err(Error::Refused("this login may only enrol a public key".into())),
+        }
+    }
+
     /// Makes a client's ssh key known; the client's name. A key that is known keeps its name.
     pub fn enrol(&self, key: &PublicKey, wanted: Option<ClientId>) -> Result<ClientId> {
         let _lock = self.lock()?;
+        self.enrol_locked(key, wanted)
+    }
+
+    fn enrol_locked(&self, key: &PublicKey, wanted: Option<ClientId>) -> Result<ClientId> {
         let text = self.authorized_keys()?;
         let lines: Vec<_> = text.lines().filter_map(Line::parse).collect();
         if let Some(line) = lines.iter().find(|line| line.key == *key) {
@@ -164,8 +199,22 @@ impl Store {
     /// Takes a client's new root key. The old one stays beside it, and on any error all stays as it was.
     pub fn register(&self, id: &ClientId, new: Registration, address: IpAddr, now: Timestamp) -> Result<ServerId> {
         let _lock = self.lock()?;
+        self.register_locked(id, new, address, now)
+    }
+
+    fn register_locked(&self, id: &ClientId, new: Registration, address: IpAddr, now: Timestamp) -> Result<ServerId> {
         let server_id = self.server_id()?;
         let before = self.client(id)?;
+        let mut there = self.known_at(address)?;
+        there.retain(|other| other != id);
+        if there.len() >= MAX_PER_ADDRESS {
+            let others: Vec<_> = there.iter().map(ClientId::as_str).collect();
+            return Err(Error::Refused(format!(
+                "{address} has {} clients already ({}): 'netdumpctl key revoke' one that is gone",
+                there.len(),
+                others.join(", ")
+            )));
+        }
         let old_address = before.as_ref().and_then(|client| client.address);
         let mut client = before.unwrap_or_else(|| Client {
             version: 1,
@@ -180,7 +229,7 @@ impl Store {
         match client.current.take() {
             // The answer to an earlier attempt was lost.
             Some(current) if current.key_id == fresh.key_id => {
-                if *current.root.to_hex() != *fresh.root.to_hex() {
+                if !current.root.same(&fresh.root) {
                     return Err(Error::BadMessage("another key has this number already".into()));
                 }
                 client.current = Some(current);
@@ -194,7 +243,9 @@ impl Store {
         client.label = new.host;
         client.address = Some(address);
         self.write_client(&client)?;
-        self.put_address(address, id)?;
+        // The one that came last is the likeliest.
+        there.insert(0, id.clone());
+        self.write_address(address, &there)?;
         if let Some(old) = old_address.filter(|old| *old != address) {
             self.drop_address(old, id)?;
         }
@@ -211,15 +262,6 @@ impl Store {
 
     fn client(&self, id: &ClientId) -> Result<Option<Client>> {
         read_client(&self.root, id)
-    }
-
-    fn put_address(&self, address: IpAddr, id: &ClientId) -> Result<()> {
-        let mut ids = self.known_at(address)?;
-        ids.retain(|other| other != id);
-        ids.insert(0, id.clone());
-        // The one that came last is the likeliest; those before it are not pushed out until there are too many.
-        ids.truncate(MAX_PER_ADDRESS);
-        self.write_address(address, &ids)
     }
 
     fn drop_address(&self, address: IpAddr, id: &ClientId) -> Result<()> {

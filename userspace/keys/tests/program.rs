@@ -128,6 +128,46 @@ fn a_client_is_who_its_key_says_and_a_password_registers_nothing() {
     assert_eq!(std::fs::read(rig.path("store/clients/a.json")).unwrap(), before);
 }
 
+/// Runs in a mount namespace with a filesystem of 64 KiB around the client's keys and the store.
+const FULL_DISK: &str = r#"
+set -eu
+mount -t tmpfs -o size=64k tmpfs "$1"
+mkdir -p "$1/store/clients" "$1/store/addresses" "$1/etc"
+key() { "$2" --dir "$1/etc" --store "$1/store" "$3" --server crashhost; }
+login() { SSH_USER_AUTH="$3" SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22" "$2" --store "$1/store" login; }
+"$2" --store "$1/store" enrol --client web <"$4" >/dev/null
+key "$1" "$2" registration | login "$1" "$2" "$3" | key "$1" "$2" commit >/dev/null
+key "$1" "$2" registration >"$5"
+state() { (cd "$1" && find . -type f ! -name fill ! -name lock -exec sha256sum {} + | sort); }
+before=$(state "$1")
+cat /dev/zero >"$1/fill" 2>/dev/null || true
+if login "$1" "$2" "$3" <"$5"; then echo "registered on a full disk"; fi
+if "$2" --store "$1/store" enrol <"$6"; then echo "enrolled on a full disk"; fi
+if key "$1" "$2" commit <"$7"; then echo "committed on a full disk"; fi
+[ "$before" = "$(state "$1")" ] || echo "something changed"
+rm "$1/fill"
+login "$1" "$2" "$3" <"$5" | key "$1" "$2" commit
+"#;
+
+#[test]
+fn a_full_disk_leaves_what_was_there() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mine, other) = (keygen(&rig.path("id")), keygen(&rig.path("other")));
+    std::fs::write(rig.path("auth"), format!("publickey {mine}")).unwrap();
+    std::fs::write(rig.path("answer"), format!("registered web {}\n", "1".repeat(32))).unwrap();
+    assert!(!other.is_empty());
+    std::fs::create_dir(rig.path("small")).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", FULL_DISK, "sh"]).arg(rig.path("small")).arg(env!("CARGO_BIN_EXE_netdump-key"));
+    command.args(["auth", "id.pub", "message", "other.pub", "answer"].map(|name| rig.path(name)));
+    let (said, error, status) = text(&feed(command, b""));
+    assert_eq!((said.as_str(), status), ("registered with crashhost as web\n", Some(0)), "{error}");
+    assert_eq!(error.matches("No space left on device").count(), 3, "{error}");
+}
+
 #[test]
 fn an_enrolment_key_enrols_and_nothing_else() {
     let rig = Rig::new();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use netdump_keys::authorized::PublicKey;
+use netdump_keys::login::{Method, Role};
 use netdump_keys::message::Registration;
 use netdump_keys::{ClassicCookie, ClientId, Error, KeyId, Reader, Root, Store};
 
@@ -83,6 +84,15 @@ fn an_address_belongs_to_those_who_came_from_it_and_nobody_is_pushed_out() {
     let found = cookies(&reader, "192.0.2.7");
     assert_eq!(found.len(), 4);
     assert!(found.contains(&("victim".into(), vec![victim])));
+    // A fifth is told so, and changes nothing, also not for itself.
+    register(&store, "late", 5, "192.0.2.8");
+    let before = cookies(&reader, "192.0.2.8");
+    let refused = store.register(&id("late"), message(6).0, ip("192.0.2.7"), NOW).unwrap_err().to_string();
+    assert!(refused.contains("victim") && refused.contains("revoke"), "{refused}");
+    assert_eq!((cookies(&reader, "192.0.2.7"), cookies(&reader, "192.0.2.8")), (found, before));
+    // One of the four can still renew its key.
+    let victim = register(&store, "victim", 11, "192.0.2.7");
+    assert_eq!(cookies(&reader, "192.0.2.7")[0].1[0], victim);
     // Who moves away leaves its place.
     register(&store, "other2", 12, "fd00::7");
     assert_eq!(cookies(&reader, "fd00::7").len(), 1);
@@ -102,6 +112,27 @@ fn enrolment_is_idempotent_and_names_are_not_taken_over() {
     assert!(store.enrol(&key(4), None).is_err() && store.add_enrolment_key(&key(5), id("fleet"), NOW).is_err());
     let names: Vec<_> = store.list().unwrap().into_iter().map(|entry| (entry.id.to_string(), entry.kind)).collect();
     assert!(names.contains(&("fleet".into(), "enrolment key")) && names.contains(&("web".into(), "client")));
+}
+
+#[test]
+fn a_login_that_waits_does_not_outlive_its_revocation() {
+    let (_dir, store, reader) = store();
+    let later = "2100-01-01T00:00:00Z".parse().unwrap();
+    store.enrol(&key(1), Some(id("web"))).unwrap();
+    store.add_enrolment_key(&key(2), id("fleet"), later).unwrap();
+    let (web, fleet) = (Method::Key(key(1)), Method::Key(key(2)));
+    assert_eq!(store.role(&web, NOW).unwrap(), Role::Register(id("web")));
+    assert!(store.enrol_as(&web, &key(3), NOW).is_err(), "a client enrols nobody");
+    assert!(store.register_as(&fleet, message(1).0, ip("192.0.2.7"), NOW).is_err());
+    assert!(store.register_as(&Method::Password, message(1).0, ip("192.0.2.7"), NOW).is_err());
+    assert_eq!(store.register_as(&web, message(1).0, ip("192.0.2.7"), NOW).unwrap().0, id("web"));
+    store.enrol_as(&fleet, &key(3), NOW).unwrap();
+    assert!(store.enrol_as(&fleet, &key(4), later).is_err(), "it ends in time");
+    store.revoke(&id("web")).unwrap();
+    store.revoke(&id("fleet")).unwrap();
+    assert!(store.register_as(&web, message(2).0, ip("192.0.2.7"), NOW).is_err());
+    assert!(store.enrol_as(&fleet, &key(4), NOW).is_err());
+    assert!(cookies(&reader, "192.0.2.7").is_empty());
 }
 
 #[test]
