@@ -14,7 +14,7 @@ as_root := $(if $(filter 0,$(shell id -u)),,../$(tests)/isolated)
 scripts := .ci/run $(wildcard userspace/fuzz/run) $(tests)/in-root $(tests)/isolated $(tests)/need-cargo $(wildcard packaging/scripts/*) packaging/build-deb packaging/build-rpm packaging/signing packaging/sign-modules packaging/dkms/prepare $(filter-out %.control,$(wildcard packaging/debian/*.post*)) init.d/netdump init.d/netdump-server
 
 .DEFAULT_GOAL := help
-.PHONY: help lab modules server man install install-tools install-client install-server install-modules install-source deb rpm packages-root demo test script-test host-test guest-test test-full test-selftests test-service test-debug fuzz bench lint lint-modules clean
+.PHONY: help lab modules server man install install-tools install-client install-server install-modules install-source deb rpm packages-root demo test script-test host-test guest-test test-full test-selftests test-service test-packages test-debug fuzz bench lint lint-modules clean
 
 help: ## this list
 	@echo 'netdump: crash dumps over the network'
@@ -147,6 +147,10 @@ test-selftests: ## the kernel's selftests of netconsole, on the stock module and
 test-service: deb ## the packages on two Debian machines with systemd: set up as the README says, and crashed
 	@$(tests)/lab.py --flavour amd64 --service >/dev/null
 	@$(tests)/isolated $(tests)/service.py
+
+test-packages: deb rpm ## the packages on Debian 12 and 13 without a boot: installed, used over ssh, purged; DKMS builds the modules
+	@$(tests)/lab.py --flavour amd64 --no-vmlinux --no-judges --service --bookworm --dkms --packages >/dev/null
+	@$(tests)/packages.py
 
 test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug

@@ -36,6 +36,8 @@ EXTRA = {
     "rsyslog": "rsyslog, which `make bench` measures beside ours",
     "packages": "the tools that make packages",
     "service": "the Debian that packages are tried on",
+    "bookworm": "the Debian before it, that packages are to be good for as well",
+    "dkms": "a Debian with what netdump-dkms depends on, and the kernel's headers and source",
 }
 # What the tests run on the host itself, and the package that has it.
 HOST_TOOLS = {
@@ -137,8 +139,8 @@ def safe(version: str) -> str:
     return version.replace("~", ".").replace(":", ".")
 
 
-def bootstrap(name: str, suite: str, packages: list[str]) -> None:
-    """A root of `suite` with `packages`, below roots/."""
+def bootstrap(name: str, suite: str, packages: list[str], also: tuple[str, ...] = ()) -> None:
+    """A root of `suite` with `packages`, below roots/; packages may come from the suites `also`."""
     root = cache.directory() / "roots" / name
     log = cache.directory() / "logs" / f"root-{name}.log"
     then = f"look at {log}; {AGAIN}"
@@ -149,11 +151,11 @@ def bootstrap(name: str, suite: str, packages: list[str]) -> None:
     options += [f"--aptopt={line}" for line in proxies()]
     options += ["--aptopt=Acquire::Retries \"3\"", "--dpkgopt=path-exclude=/usr/share/man/*"]
     if os.geteuid() == 0:
-        cache.run(["mmdebstrap", *options, suite, root, *sources(suite)], log, then)
+        cache.run(["mmdebstrap", *options, suite, root, *sources(suite, *also)], log, then)
         return
     # As an ordinary user the files must end as ours: by way of a tar file, without device nodes.
     archive = root.with_suffix(".tar")
-    cache.run(["mmdebstrap", "--mode=unshare", *options, suite, archive, *sources(suite)], log, then)
+    cache.run(["mmdebstrap", "--mode=unshare", *options, suite, archive, *sources(suite, *also)], log, then)
     root.mkdir()
     cache.run(["tar", "-C", root, "--no-same-owner", "--exclude=./dev/*", "-xf", archive], log, then)
     archive.unlink()
@@ -393,6 +395,10 @@ def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, extra=()):
             "root-packages", ["root", 1, "trixie", PACKAGE_PACKAGES], [roots / "packages/usr/bin/dh", roots / "packages/usr/bin/pandoc"],
             lambda: bootstrap("packages", "trixie", PACKAGE_PACKAGES),
         ))
+    if {"bookworm", "dkms"} & set(extra):
+        from package_roots import steps as package_roots
+
+        steps += [step for name, step in package_roots(kernel).items() if name in extra]
     if "service" in extra:
         from service_root import ServiceRoot
 
