@@ -53,7 +53,7 @@ add(
     "nmi-panic", dump, tiers=("test", "full"), append="unknown_nmi_panic=1", trigger=nmi, in_stack="nmi_panic",
 )  # fmt: skip
 add(
-    "five-level-page-tables", dump, tiers=("full",), cpu="max",
+    "five-level-page-tables", dump, tiers=("full",), cpu="max", all_judges=True,
 )  # fmt: skip
 for number in range(1, 21):
     add(f"default-{number:02}-of-20", dump, tiers=("full",), all_judges=number == 1)
