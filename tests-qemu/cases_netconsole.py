@@ -215,8 +215,31 @@ def unload(context: Context) -> list[str]:
     return [f"{len(port.datagrams())} datagrams"]
 
 
+def reload(context: Context) -> list[str]:
+    """rmmod takes the consoles back for good, also where the work that takes up targets gets its turn half way through it."""
+    lab = context.lab()
+    guest = Guest(lab, with_netconsole(lab, Machine(modules=("dummy",))), context.directory)
+    with guest, Receiver([6666]) as receiver:
+        port = Port(receiver, 6666)
+        guest.wait_ready()
+        # rmmod goes through the list of devices, eth0 first. The list is long and its CPU busy, so that the work, which begins on
+        # that CPU, gets its turn before the end.
+        guest.run("rmmod dummy && insmod /modules/dummy.ko numdummies=2000", 300)
+        guest.run("for i in 1 2 3 4; do taskset 1 sh -c 'while :; do :; done' >/dev/null 2>&1 & done")
+        for number in range(3):
+            guest.run(f"insmod /netconsole.ko netlog=@/,@{HOST_ADDRESS}/")
+            guest.run(f"echo '<4>line {number}' >/dev/kmsg")
+            port.wait(f"line {number}", 60)
+            guest.run("taskset 1 sh -c 'renice -n 10 $$ && exec rmmod netconsole'", 120)
+            left = guest.run("cat /proc/consoles")
+            must("netlog" not in left, f"a console has outlived its module:\n{left}")
+        must_be_well(guest)
+    return [f"{len(port.datagrams())} datagrams"]
+
+
 add("netconsole-formats", formats, tiers=("test", "full"))
 add("netconsole-servers", servers, tiers=("test", "full"))
 add("netconsole-unload", unload)
+add("netconsole-reload", reload, tiers=("test", "full"), seconds=600)
 for module in ("netdump", "netconsole"):
     add(f"netconsole-and-netdump-{module}-first", both, tiers=("test", "full") if module == "netdump" else ("full",), seconds=600, first=module)

@@ -82,6 +82,9 @@ fn report(memory: &mut Memory) {
 
 impl Drop for Netconsole {
     fn drop(&mut self) {
+        // First: the devices that `events` says goodbye to look as if they went, and a target that follows its device would be
+        // taken up again, and its console registered, after the consoles have gone.
+        targets::stop();
         outlet::hurry();
         for console in outlet::CONSOLES {
             console.unregister();

@@ -547,9 +547,14 @@ pub fn start() {
     WORK.start(update);
 }
 
-/// Forgets all targets, and nothing is taken up any more. Those that are left come from parameters.
-pub fn end() {
+/// Nothing is taken up any more, and no way followed. Process context; waits for what is under way.
+pub fn stop() {
     WORK.stop();
+}
+
+/// Does so, and forgets all targets. Those that are left come from parameters.
+pub fn end() {
+    stop();
     while let Some(id) = TARGETS.with(|targets| targets.first().map(|target| target.id)) {
         remove(id);
     }
