@@ -142,6 +142,9 @@ def fire(guest: Guest, trigger: Trigger) -> None:
         guest.send(f"echo '<5>{NOW}' >/dev/kmsg; {trigger.command}")
     else:
         mark(guest, NOW)
+        # An NMI in the middle of the serial console's own writing leaves nothing to compare with: printk keeps off a
+        # console that was interrupted in its unsafe section (kernel/printk/nbcon.c).
+        guest.wait_console(f"{NOW}$", 60)
         guest.nmi()
 
 
