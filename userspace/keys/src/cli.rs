@@ -2,12 +2,15 @@
 //! The command line of `netdump-key`, and `netdump-login`.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
 use clap::{Parser, Subcommand};
 use jiff::{Timestamp, ToSpan};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use zeroize::Zeroizing;
 
 use crate::authorized::PublicKey;
@@ -131,7 +134,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             print(keys(server).registration(&host, now)?.emit().as_bytes())
         }
         What::Commit { server } => {
-            let id = keys(server).commit(&standard_input()?, now)?;
+            let id = keys(server).commit(&standard_input(None)?, now)?;
             println!("registered with {server} as {id}");
             Ok(())
         }
@@ -144,7 +147,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         What::Show { server } => show(arguments, server.as_ref()),
         What::Login => login(&arguments.store),
         What::Enrol { client } => {
-            let key = read_public_key(&standard_input()?)?;
+            let key = read_public_key(&standard_input(None)?)?;
             print(Answer::Enrolled(Store::open(&arguments.store)?.enrol(&key, client.clone())?).emit().as_bytes())
         }
         What::List { json } => list(&Store::open(&arguments.store)?, *json),
@@ -212,12 +215,12 @@ fn login(place: &Path) -> anyhow::Result<()> {
     let now = || Timestamp::now().round(jiff::Unit::Second);
     let answer = match store.role(&method, now()?)? {
         Role::Enrol => {
-            let key = read_public_key(&standard_input()?)?;
+            let key = read_public_key(&standard_input(Some(PATIENCE))?)?;
             Answer::Enrolled(store.enrol_as(&method, &key, now()?)?)
         }
         Role::Register(_) => {
             let address = login::peer(&std::env::var("SSH_CONNECTION").unwrap_or_default())?;
-            let registration = Registration::parse(&standard_input()?)?;
+            let registration = Registration::parse(&standard_input(Some(PATIENCE))?)?;
             let (id, server) = store.register_as(&method, registration, address, now()?)?;
             Answer::Registered(id, server)
         }
@@ -256,13 +259,38 @@ fn read_public_key(text: &[u8]) -> Result<PublicKey, Error> {
     PublicKey::parse_line(text).map(|(key, _)| key)
 }
 
-/// Standard input, as long as a message may be.
-fn standard_input() -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_MESSAGE + 1));
-    std::io::stdin().lock().take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes).context("standard input")?;
-    if bytes.len() > MAX_MESSAGE {
-        return Err(Error::BadMessage(format!("standard input is longer than {MAX_MESSAGE} bytes")).into());
+/// How long whoever logged in may take to send his message: sshd keeps a connection for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Standard input, as long as a message may be, to its end; `limit`: if that comes in time.
+fn standard_input(limit: Option<Duration>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    // Not through the buffer of `stdin()`, which would keep what is secret.
+    read_message(std::io::stdin().as_fd().try_clone_to_owned()?.into(), limit).context("standard input")
+}
+
+fn read_message(mut input: std::fs::File, limit: Option<Duration>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    // One piece of memory from the beginning: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; MAX_MESSAGE + 1]);
+    let mut len = 0;
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from)?;
+        match poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => bail!("its end did not come within {} s", limit.unwrap_or_default().as_secs()),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        match input.read(&mut bytes[len..])? {
+            0 => break,
+            read => len += read,
+        }
+        if len > MAX_MESSAGE {
+            return Err(Error::BadMessage(format!("longer than {MAX_MESSAGE} bytes")).into());
+        }
     }
+    bytes.truncate(len);
     Ok(bytes)
 }
 
@@ -273,4 +301,34 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
         .map_err(std::io::Error::from)
         .and_then(|mut out| out.write_all(bytes))
         .context("standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (std::fs::File, std::fs::File) {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        (read.into(), write.into())
+    }
+
+    #[test]
+    fn a_message_is_read_to_its_end_or_given_up() {
+        let limit = Some(Duration::from_millis(10));
+        let (read, mut write) = pipe();
+        write.write_all(b"half a message").unwrap();
+        let error = read_message(read.try_clone().unwrap(), limit).unwrap_err();
+        assert!(error.to_string().contains("did not come"), "{error}");
+        write.write_all(b"one and its end").unwrap();
+        drop(write);
+        assert_eq!(&read_message(read, limit).unwrap()[..], b"one and its end");
+    }
+
+    #[test]
+    fn a_message_without_end_is_refused_at_its_limit() {
+        let (read, mut write) = pipe();
+        write.write_all(&[b'x'; MAX_MESSAGE + 1]).unwrap();
+        let error = read_message(read, None).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Error::BadMessage(_))), "{error}");
+    }
 }
