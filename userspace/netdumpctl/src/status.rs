@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
+use netdump_keys::client::ClientKeys;
 use serde::Serialize;
 
 use crate::shown::{self, plain};
@@ -13,7 +15,22 @@ use crate::shown::{self, plain};
 struct Status {
     netdump: Netdump,
     netconsole: Netconsole,
+    servers: Vec<Server>,
     kernel: Kernel,
+}
+
+/// A server that this machine has registered with.
+#[derive(Debug, Serialize)]
+struct Server {
+    name: String,
+    /// When it last took a key.
+    last_contact: Option<Timestamp>,
+    /// Which.
+    key: Option<String>,
+    /// Why that is not known.
+    unknown: Option<String>,
+    /// A key is drawn that it has not answered yet.
+    pending: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -106,6 +123,7 @@ impl Status {
         status.netconsole.loaded = root.join("sys/module/netconsole").exists();
         status.netconsole.ours = root.join("sys/module/netconsole/parameters/syslog_format").exists();
         status.netconsole.targets = targets(&root.join("sys/kernel/config/netconsole"));
+        status.servers = servers(&root.join("etc/netdump"));
         status.kernel.panic = number("proc/sys/kernel/panic");
         status.kernel.panic_on_oops = number("proc/sys/kernel/panic_on_oops");
         status.kernel.kdump_loaded = read("sys/kernel/kexec_crash_loaded").as_deref() == Some("1");
@@ -140,6 +158,12 @@ impl Status {
                 }
             });
         }
+        for Server { name, last_contact, key, unknown, pending } in &self.servers {
+            let pending = if *pending { "; a new key waits for its answer" } else { "" };
+            let known = last_contact.zip(key.as_ref()).map(|(time, key)| format!("last contact {time}, key {key}"));
+            let text = known.or(unknown.clone()).unwrap_or_else(|| "never answered".into());
+            lines.push(format!("  server {name}: {text}{pending}"));
+        }
         let netconsole = &self.netconsole;
         lines.push(match (netconsole.loaded, netconsole.ours) {
             (false, _) => "netconsole: not loaded".into(),
@@ -170,6 +194,27 @@ impl Status {
         }
         lines.iter().map(|line| plain(line) + "\n").collect()
     }
+}
+
+/// The servers that there are keys for; whose they are, root alone may know.
+fn servers(dir: &Path) -> Vec<Server> {
+    let names = ClientKeys::servers(dir).unwrap_or_default();
+    let look = |name: netdump_keys::ServerName| {
+        let keys = ClientKeys::new(dir, name.clone());
+        let (key, unknown) = match keys.key() {
+            Ok(key) => (Some(key), None),
+            Err(netdump_keys::Error::NoKey(_)) => (None, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Server {
+            name: name.to_string(),
+            last_contact: key.as_ref().map(|key| key.since),
+            key: key.as_ref().map(|key| key.key_id.to_string()),
+            unknown,
+            pending: keys.pending(),
+        }
+    };
+    names.into_iter().map(look).collect()
 }
 
 /// The targets that configfs shows. Without it mounted there are none to see.

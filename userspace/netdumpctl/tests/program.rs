@@ -130,6 +130,12 @@ fn status_says_what_the_modules_say() {
         write(root, &format!("sys/kernel/config/netconsole/netlog0/{name}"), text);
     }
     write(root, "proc/sys/kernel/panic", "10\n");
+    let (id, secret) = ("ab".repeat(16), "cd".repeat(32));
+    let key = format!("netdump-key 1\nkey_id {id}\nroot {secret}\nsince 2026-11-26T12:00:00Z\n");
+    write(root, "etc/netdump/servers/crashhost/key", &key);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(root.join("etc/netdump/servers/crashhost/key"), mode).unwrap();
+    write(root, "etc/netdump/servers/other/key.new", "");
     write(root, "sys/kernel/kexec_crash_loaded", "1\n");
     write(root, "sys/module/netdump/parameters/netdump", "@/eth0,@192.0.2.1/\n");
     let (out, _, status) = run(&words);
@@ -141,9 +147,12 @@ fn status_says_what_the_modules_say() {
         "netlog0: netlog on, eth0 to 192.0.2.1 port 6666",
         "panic=10",
         "comes first: netdump will not dump",
+        "server crashhost: last contact 2026-11-26T12:00:00Z, key abab",
+        "server other: never answered; a new key waits",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
+    assert!(!out.contains(&secret), "{out}");
     write(root, "sys/module/kernel/parameters/crash_kexec_post_notifiers", "Y\n");
     assert!(run(&words).0.contains("it comes after netdump"));
     let (out, _, _) = run(&[&words[..], &["--json"]].concat());
