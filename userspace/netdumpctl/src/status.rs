@@ -97,6 +97,22 @@ pub(crate) fn run(root: &Path, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Whether a word of the kernel's command line keeps netdump off: what the kernel takes for yes (`lib/kstrtox.c`).
+fn is_off(word: &str) -> bool {
+    let Some(value) = word.strip_prefix("netdump.disable") else { return false };
+    match value.strip_prefix('=') {
+        None => value.is_empty(),
+        Some(value) => {
+            let mut start = value.chars().map(|c| c.to_ascii_lowercase());
+            match start.next() {
+                Some('1' | 'e' | 'y' | 't') => true,
+                Some('o') => start.next() == Some('n'),
+                _ => false,
+            }
+        }
+    }
+}
+
 impl Status {
     fn read(root: &Path) -> Status {
         let read = |name: &str| Some(std::fs::read_to_string(root.join(name)).ok()?.trim_end().to_owned());
@@ -118,8 +134,7 @@ impl Status {
         }
         status.netdump.target = read("sys/module/netdump/parameters/netdump");
         let words = read("proc/cmdline").unwrap_or_default();
-        let off = ["netdump.disable", "netdump.disable=1", "netdump.disable=y", "netdump.disable=Y"];
-        status.netdump.disabled = words.split_ascii_whitespace().any(|word| off.contains(&word));
+        status.netdump.disabled = words.split_ascii_whitespace().any(is_off);
         status.netconsole.loaded = root.join("sys/module/netconsole").exists();
         status.netconsole.ours = root.join("sys/module/netconsole/parameters/syslog_format").exists();
         status.netconsole.targets = targets(&root.join("sys/kernel/config/netconsole"));
@@ -237,4 +252,20 @@ fn targets(dir: &Path) -> Vec<Target> {
     }
     targets.sort_by(|a, b| a.name.cmp(&b.name));
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_off;
+
+    #[test]
+    fn the_kernel_and_we_take_the_same_for_yes() {
+        for yes in ["", "=1", "=Y", "=true", "=on", "=Enable"] {
+            assert!(is_off(&format!("netdump.disable{yes}")), "{yes}");
+        }
+        for no in ["=0", "=n", "=off", "=", "=o", "d=1", "_timeout=1"] {
+            assert!(!is_off(&format!("netdump.disable{no}")), "{no}");
+        }
+        assert!(!is_off("disable=1"));
+    }
 }
