@@ -18,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 import initramfs
 from qmp import Qmp, QmpError
@@ -61,6 +62,7 @@ class Machine:
     disk_mib: int = 0  # size of a virtio disk
     image: Path | None = None  # a virtio disk with this on it; what is written to it is forgotten
     devices: tuple = ()  # more options for QEMU
+    boot: Callable[[Path, str], list[str]] | None = None  # (initramfs, command line) -> QEMU's options, where firmware starts the kernel
     boot_seconds: int = BOOT_SECONDS
     hotplug: bool = False  # the NIC can be taken out and put back: Guest.unplug, Guest.plug
     netdev: str = ""  # QEMU's -netdev instead of a tap of our own (must have id=n0)
@@ -148,7 +150,7 @@ class Guest:
         command = [
             self.lab["QEMU"], "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,graphics=off",
             *accelerator(m.cpus), "-cpu", m.cpu, "-smp", str(m.cpus), "-m", f"{m.memory_mib}M",
-            "-kernel", self.lab["VMLINUZ"], "-initrd", str(image), "-append", append,
+            *(m.boot(image, append) if m.boot else ["-kernel", self.lab["VMLINUZ"], "-initrd", str(image), "-append", append]),
             "-chardev", self.console_device(), "-serial", "chardev:console",
             "-chardev", f"socket,id=control,path={self.directory}/control,server=on,wait=off", "-serial", "chardev:control",
             "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",

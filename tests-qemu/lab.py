@@ -31,9 +31,12 @@ JUDGE_PACKAGES = ["crash", "gdb", "makedumpfile", "tshark", "binutils"]
 RSYSLOG_PACKAGES = ["rsyslog"]
 # What packages are made with and looked at.
 PACKAGE_PACKAGES = ["debhelper", "dpkg-dev", "dh-dkms", "lintian", "pandoc", "rpm", "make", "kmod", "openssl"]
+# Firmware, boot loaders that it trusts, and what puts them on a disk.
+SECURE_BOOT_PACKAGES = ["ovmf", "shim-signed", "grub-efi-amd64-signed", "python3-virt-firmware", "mtools", "dosfstools", "openssl"]
 # What only some targets need.
 EXTRA = {
     "rsyslog": "rsyslog, which `make bench` measures beside ours",
+    "secureboot": "firmware that starts only what is signed, and boot loaders that are",
     "packages": "the tools that make packages",
     "service": "the Debian that packages are tried on",
     "bookworm": "the Debian before it, that packages are to be good for as well",
@@ -389,6 +392,11 @@ def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, extra=()):
         steps.append(Step(
             "root-rsyslog", ["root", 1, "trixie", RSYSLOG_PACKAGES], [roots / "rsyslog/usr/sbin/rsyslogd"],
             lambda: bootstrap("rsyslog", "trixie", RSYSLOG_PACKAGES),
+        ))
+    if "secureboot" in extra:
+        steps.append(Step(
+            "root-secureboot", ["root", 1, "trixie", SECURE_BOOT_PACKAGES], [roots / "secureboot/usr/bin/virt-fw-vars"],
+            lambda: bootstrap("secureboot", "trixie", SECURE_BOOT_PACKAGES),
         ))
     if "packages" in extra:
         steps.append(Step(

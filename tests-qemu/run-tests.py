@@ -28,6 +28,7 @@ import cases_netconsole
 import cases_netconsole_table
 import cases_network
 import cases_replace
+import cases_secure_boot
 import cases_selftests
 import lab
 from cache import HERE, REPOSITORY, Failure
@@ -35,7 +36,8 @@ from cache import HERE, REPOSITORY, Failure
 RESULTS = REPOSITORY / "build/tests"
 # They fill cases.CASES.
 assert cases_console_panic and cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole
-assert cases_keys and cases_netconsole_table and cases_network and cases_replace and cases_selftests
+assert cases_keys and cases_netconsole_table and cases_network and cases_replace
+assert cases_secure_boot and cases_selftests
 
 
 def fingerprint() -> str:
@@ -119,8 +121,8 @@ def main() -> int:
         print(f"no test of tier {arguments.tier} is called {arguments.only}", file=sys.stderr)
         return 1
     # Inside the namespaces there is no network to fetch anything from.
-    for flavour, selftests in sorted({(case.flavour, case.selftests) for case in chosen}):
-        lab.prepare(flavour, selftests=selftests)
+    for flavour, selftests, extra in sorted({(case.flavour, case.selftests, case.extra) for case in chosen}):
+        lab.prepare(flavour, selftests=selftests, extra=extra)
     mark, failed = fingerprint(), []
     for number, case in enumerate(chosen, 1):
         head = f"[{number}/{len(chosen)}] {case.name}"
