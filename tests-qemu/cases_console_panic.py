@@ -123,7 +123,7 @@ def ways(context: Context, way: str) -> list[str]:
 
 QUICK = ("sysrq-panic5", "sysrq-panic-1", "softirq-oops", "nmi", "burst")
 ROUNDS, STOCK_ROUNDS = 20, 2
-FEWER = {"hardirq-oops": 5, "burst": 5, "storm": 5}
+FEWER = {"hardirq-oops": 5, "nmi-timers": 10, "burst": 5, "storm": 5}
 add("console-panic", quick, tiers=("test",), seconds=900, triggers=QUICK)
 add("console-and-dump", with_dump, seconds=600, first="netconsole", nic="virtio-net-pci")
 add("dump-and-console", with_dump, seconds=600, tiers=("full",), first="netdump", nic="virtio-net-pci")

@@ -3,6 +3,7 @@
 
 import judges
 import panic_run
+import test_modules
 from cases import Context, add
 from guest import CLOUD_NICS, Guest, Machine
 from judges import must
@@ -12,8 +13,10 @@ from server import Server
 def dump(context: Context, nic="virtio-net-pci", cpus=2, memory_mib=512, load=False, all_judges=False, **more) -> list[str]:
     """One panic, judged by drgn and ground truth."""
     fields = {key: more.pop(key) for key in ("append", "cpu", "modules") if key in more}
-    machine = Machine(nic=nic, cpus=cpus, memory_mib=memory_mib, **fields)
-    return panic_run.panic_run(context.lab(), machine, context.directory, load=load, all_judges=all_judges, **more)
+    found = context.lab()
+    modules = {f"/{name}.ko": test_modules.build(found, name) for name in more.pop("ours", ())}
+    machine = Machine(nic=nic, cpus=cpus, memory_mib=memory_mib, extra=modules, **fields)
+    return panic_run.panic_run(found, machine, context.directory, load=load, all_judges=all_judges, **more)
 
 
 def layout_of_2005(context: Context) -> list[str]:
@@ -38,6 +41,12 @@ def nmi(guest: Guest) -> None:
     guest.nmi()
 
 
+def nmi_in_timers(guest: Guest) -> None:
+    """It comes upon the holder of a lock that parts of drivers want."""
+    guest.run("insmod /crash_in.ko how=timers")
+    guest.nmi()
+
+
 # Every pair of (NIC, CPUs), (NIC, memory) and (CPUs, memory) occurs; every second row is under load.
 TABLE_NICS = ("virtio-net-pci", "e1000e", "vmxnet3", "e1000")
 TABLE_CPUS = (1, 2, 4)
@@ -52,6 +61,12 @@ add("four-cpus", dump, tiers=("test",), cpus=4, memory_mib=1024)
 add(
     "nmi-panic", dump, tiers=("test", "full"), append="unknown_nmi_panic=1", trigger=nmi, in_stack="nmi_panic",
 )  # fmt: skip
+for nic in ("virtio-net-pci", "e1000e"):
+    for number in range(1, ROUNDS + 1):
+        add(
+            f"nmi-timers-{nic}-{number}", dump, tiers=("full",), append="unknown_nmi_panic=1", trigger=nmi_in_timers, in_stack="nmi_panic",
+            ours=("crash_in",), nic=nic, flavour="cloud-amd64" if nic in CLOUD_NICS else "amd64",
+        )  # fmt: skip
 add(
     "five-level-page-tables", dump, tiers=("full",), cpu="max", all_judges=True,
 )  # fmt: skip

@@ -30,7 +30,8 @@ class Trigger:
     command: str = "echo c >/proc/sysrq-trigger"
     panic: int = 5  # kernel.panic
     append: str = ""
-    module: str = ""  # of modules/, for the command
+    module: str = ""  # of modules/, for the commands
+    before: str = ""  # what is to go on meanwhile
 
 
 TRIGGERS = {
@@ -40,6 +41,8 @@ TRIGGERS = {
     "softirq-oops": Trigger("insmod /crash_in.ko how=softirq", module="crash_in"),
     "hardirq-oops": Trigger("insmod /crash_in.ko how=hardirq", module="crash_in"),
     "nmi": Trigger("", append="unknown_nmi_panic=1"),
+    # It comes upon the holder of a lock that parts of drivers want.
+    "nmi-timers": Trigger("", append="unknown_nmi_panic=1", module="crash_in", before="insmod /crash_in.ko how=timers"),
     # Right behind many lines: they are in the threads' hands, or on their way, when the panic comes.
     "burst": Trigger("for n in $(seq 100); do echo \"<6>burst $n\"; done >/dev/kmsg; echo c >/proc/sysrq-trigger", append="printk.devkmsg=on"),
     # The panic comes while other lines are being written out. Paced, so that no console loses any.
@@ -138,6 +141,8 @@ def load(guest: Guest, receiver: Receiver, formats, more: str = "", seconds: flo
 def fire(guest: Guest, trigger: Trigger) -> None:
     """Panics, with a mark in front."""
     guest.wait_console(f"{REPLAYED}$", 60)
+    if trigger.before:
+        guest.run(trigger.before)
     if trigger.command:
         guest.send(f"echo '<5>{NOW}' >/dev/kmsg; {trigger.command}")
     else:

@@ -4,6 +4,7 @@
 
 use super::bindings;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::ffi::{c_char, c_ulong};
 
 /// The names that `uname` prints.
@@ -141,6 +142,7 @@ impl SoftirqContext {
     pub fn enter(storage: &mut BpfContext) -> Self {
         // SAFETY: Interrupts are off and the other CPUs stopped: nobody else touches this CPU's count or `current`.
         unsafe {
+            note_nmi();
             let saved = bindings::nd_preempt_count();
             bindings::nd_preempt_count_set(bindings::nd_preempt_count_in_softirq(saved));
             Self { saved, bpf: bindings::nd_bpf_net_ctx_set(storage.0.as_mut_ptr()) }
@@ -169,6 +171,9 @@ impl InDriver {
     pub(super) fn enter(panic: bool) -> Self {
         // SAFETY: Interrupts are off: nobody else touches this CPU's count. An NMI leaves it as it was.
         unsafe {
+            if panic {
+                note_nmi();
+            }
             let saved = bindings::nd_preempt_count();
             bindings::nd_preempt_count_set(if panic {
                 bindings::nd_preempt_count_in_softirq(saved)
@@ -187,8 +192,23 @@ impl Drop for InDriver {
     }
 }
 
+/// The panic happened in an NMI.
+static UNDER_NMI: AtomicBool = AtomicBool::new(false);
+
+/// Before that is hidden from drivers.
+fn note_nmi() {
+    if in_nmi() {
+        UNDER_NMI.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether the panic happened in an NMI: what it came upon may hold any lock. Panic path, in [`SoftirqContext`] or
+/// [`InDriver`], which hide it.
+pub(super) fn under_nmi() -> bool {
+    UNDER_NMI.load(Ordering::Relaxed)
+}
+
 /// Whether this is an NMI. Any context.
-#[allow(dead_code)] // netconsole.ko's
 pub fn in_nmi() -> bool {
     // SAFETY: Reads a per-CPU word.
     unsafe { bindings::nd_in_nmi() }

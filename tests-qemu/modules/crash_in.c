@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* insmod crash_in.ko how=softirq|tasklet|hardirq|task: an oops in that context; the load itself succeeds or never ends. */
+/*
+ * insmod crash_in.ko how=softirq|tasklet|hardirq|task: an oops in that context; the load itself succeeds or never ends.
+ * how=timers: no oops, but from now on the first CPU has its own timers' lock most of the time, for an NMI to come upon.
+ */
 #include <linux/interrupt.h>
 #include <linux/irq_work.h>
+#include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/timer.h>
 
 static char *how = "softirq";
 module_param(how, charp, 0);
-MODULE_PARM_DESC(how, "softirq (a timer), tasklet, hardirq or task");
+MODULE_PARM_DESC(how, "softirq (a timer), tasklet, hardirq, task or timers");
 
 static int *volatile nowhere;
 
@@ -35,6 +39,32 @@ static void in_irq_work(struct irq_work *work)
 }
 static struct irq_work work = IRQ_WORK_INIT_HARD(in_irq_work);
 
+/* Set and deleted, each of which takes the lock, with interrupts off. */
+static int set_timers(void *unused)
+{
+	while (!kthread_should_stop()) {
+		int i;
+
+		for (i = 0; i < 1000; i++) {
+			mod_timer(&timer, jiffies + 1000 * HZ);
+			timer_delete(&timer);
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+static int __init start_timers(void)
+{
+	struct task_struct *task = kthread_create(set_timers, NULL, "crash_in");
+
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	kthread_bind(task, 0);
+	wake_up_process(task);
+	return 0;
+}
+
 static int __init crash_in_init(void)
 {
 	if (!strcmp(how, "softirq"))
@@ -45,6 +75,8 @@ static int __init crash_in_init(void)
 		irq_work_queue(&work);
 	else if (!strcmp(how, "task"))
 		crash_here();
+	else if (!strcmp(how, "timers"))
+		return start_timers();
 	else
 		return -EINVAL;
 	return 0;
