@@ -348,6 +348,43 @@ def reload_gap(lab, directory: Path):
         yield "20 of 20 dumped, panics after " + ", ".join(seconds) + " s of reloads"
 
 
+@case
+def kernels(lab, directory: Path):
+    """The kill switch on the kernel's command line, and what is said of kernels that there are modules for, and are not."""
+    archive = make_archive(directory / "in.tar", packages(lab))
+    client = Desk(lab, "client", "server", directory / "client", archive, append="netdump.disable=1")
+    try:
+        client.start()
+        client.wait_ready(again=False)
+        client.unpack()
+        release = client.run("uname -r").strip()
+        client.run("apt-get install -y /root/netdump_*.deb /root/netdump-tools_*.deb 2>&1", PATIENCE)
+        check = "/etc/init.d/netdump check-kernel"
+        said = client.run(f"{check} {release}; echo status $?")
+        must(f"install netdump-modules-{release}" in said and "status 1" in said, f"without modules: {said}")
+        client.run(f"apt-get install -y /root/netdump-modules-{release}_*.deb 2>&1", PATIENCE)
+        said = client.run(f"{check} {release}; echo status $?")
+        must("status 0" in said, f"with modules: {said}")
+        other = release.replace("7", "8", 1)
+        said = client.run(f"{check} {other}; echo status $?")
+        must(f"install netdump-modules-{other}" in said and "status 1" in said, f"another kernel: {said}")
+        yield f"check-kernel: {release} with and without its modules, {other} without: it says what to install"
+
+        client.run("echo NETDUMPADDR=10.77.0.1 >>/etc/sysconfig/netdump")
+        client.run("service netdump start", PATIENCE, check=False)
+        must("inactive" in client.run("systemctl is-active netdump", check=False), "the unit is active in spite of the kill switch")
+        must("netdump" not in client.run("cat /proc/modules"), "a module was loaded in spite of the kill switch")
+        said = client.run("netdumpctl status; echo status $?")
+        must("netdump: off (netdump.disable on the kernel command line)" in said and "status 3" in said, said)
+        client.run("modprobe netdump netdump=@/,@10.77.0.1/")
+        said = client.run("netdumpctl status; echo status $?")
+        must("NOT armed: disabled on the kernel command line" in said and "status 1" in said, said)
+        client.run("rmmod netdump")
+        yield "netdump.disable=1: the service loads nothing, and a module loaded by hand does not arm itself"
+    finally:
+        client.kill()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="names, with * and ?")
