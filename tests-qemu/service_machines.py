@@ -127,7 +127,9 @@ class Desk(Guest):
 
     def unpack(self) -> None:
         """Puts the archive's files into /root."""
-        self.run("tar -C /root -xf /dev/disk/by-id/virtio-in", 120)
+        disk = "/dev/disk/by-id/virtio-in"
+        # udev may still be at it.
+        self.run(f"for i in $(seq 300); do [ ! -e {disk} ] || break; sleep 0.2; done; tar -C /root -xf {disk}", 180)
 
     def fetch(self, path: str, to: Path) -> None:
         """Copies a directory of the machine to `to`, holes and all."""
