@@ -63,10 +63,10 @@ def packages(lab) -> list[Path]:
 class Pair:
     """Both machines, booted. Use as a context manager."""
 
-    def __init__(self, lab, directory: Path):
+    def __init__(self, lab, directory: Path, memory_mib: int = 640):
         self.lab, self.directory = lab, directory
         archive = make_archive(directory / "in.tar", [*packages(lab), test_modules.build(lab, "crash_in"), HERE / "forged_server.py"])
-        self.client = Desk(lab, "client", "server", directory / "client", archive)
+        self.client = Desk(lab, "client", "server", directory / "client", archive, memory_mib)
         self.server = Desk(lab, "server", "client", directory / "server", archive)
         self.dumps: list[str] = []
 
@@ -328,7 +328,8 @@ def administrator(lab, directory: Path):
 @case
 def reload_gap(lab, directory: Path):
     """A panic at random moments while reload runs again and again: 20 of 20 dump."""
-    with Pair(lab, directory) as pair:
+    # Little memory: what counts is whether there is a dump.
+    with Pair(lab, directory, 352) as pair:
         pair.set_up()
         pair.armed()
         server, client = pair.server, pair.client

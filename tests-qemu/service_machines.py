@@ -57,6 +57,7 @@ class Desk(Guest):
             mac=mac,
             address=address,
             memory_mib=memory_mib,
+            cpus=2 if name == "client" else 1,  # four would be more than the host has
             modules=("ext4",),
             typing=True,
             hold=False,
