@@ -160,7 +160,7 @@ def readme(lab, directory: Path):
         client = pair.client
         ways = [
             ("echo c > /proc/sysrq-trigger", lambda: client.press("echo c > /proc/sysrq-trigger"), "sysrq_handle_crash", "sysrq triggered crash"),
-            ("an oops with panic_on_oops", lambda: client.press("insmod /root/crash_in.ko how=task"), "asm_exc_page_fault", "Fatal exception"),
+            ("an oops with panic_on_oops", lambda: client.press("insmod /root/crash_in.ko how=task"), "do_one_initcall", "Fatal exception"),
             ("Alt-SysRq-C on the keyboard", client.alt_sysrq_c, "sysrq_handle_crash", "sysrq triggered crash"),
         ]
         for name, how, in_stack, panic in ways:

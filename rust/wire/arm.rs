@@ -15,7 +15,7 @@ pub const FIXED_LEN: usize = 138;
 /// Longest key exchange.
 pub const MAX_KX_LEN: usize = 1152;
 /// Flag: there is a classic cookie. All others must be 0.
-const HAS_COOKIE: u32 = 1;
+pub const HAS_COOKIE: u32 = 1;
 
 /// Names a root key. Not secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

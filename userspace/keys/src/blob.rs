@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the module is given: keys that are good for one arming, through its device, in one write.
 
+use netdump_core::wire::arm::{FIXED_LEN, HAS_COOKIE, MAGIC};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::message::KeyFile;
 use crate::names::ServerId;
-
-/// First bytes of a blob.
-pub const MAGIC: &[u8; 8] = b"NDARM001";
-/// Written to the device, it erases the key.
-pub const WIPE: &[u8; 8] = b"NDWIPE01";
-/// A classic cookie is in the blob.
-pub const HAS_COOKIE: u32 = 1;
-/// Length of a blob without a key exchange.
-pub const LEN: usize = 138;
 
 /// The blob for a key that the server has accepted, with a fresh arming number. Layout: docs/keys.md.
 pub fn arming(key: &KeyFile, server: &ServerId) -> Result<Zeroizing<Vec<u8>>> {
@@ -23,11 +15,11 @@ pub fn arming(key: &KeyFile, server: &ServerId) -> Result<Zeroizing<Vec<u8>>> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(Error::NoRandomness)?;
     let arm_key = key.root.arm_key(&key.key_id, &arm_id, server, b"");
-    let cookie = Zeroizing::new(key.root.classic_cookie(&key.key_id).0.to_le_bytes());
-    let mut blob = Zeroizing::new(Vec::with_capacity(LEN));
+    let cookie = Zeroizing::new(key.root.classic_cookie(&key.key_id).expose().to_le_bytes());
+    let mut blob = Zeroizing::new(Vec::with_capacity(FIXED_LEN));
     let parts: [&[u8]; 10] = [
         MAGIC,
-        &(LEN as u32).to_le_bytes(),
+        &(FIXED_LEN as u32).to_le_bytes(),
         &HAS_COOKIE.to_le_bytes(),
         &key.key_id.0,
         &arm_id,
@@ -55,13 +47,13 @@ mod tests {
         let key = KeyFile { key_id: KeyId([5; 16]), root: Root::random().unwrap(), server_id: None, since };
         let server = ServerId([6; 16]);
         let blob = arming(&key, &server).unwrap();
-        assert_eq!(blob.len(), LEN);
+        assert_eq!(blob.len(), FIXED_LEN);
         assert_eq!(blob[..16], *b"NDARM001\x8a\0\0\0\x01\0\0\0");
         assert_eq!(blob[16..32], [5; 16]);
         let arm_id: [u8; 16] = blob[32..48].try_into().unwrap();
         assert_eq!(blob[48..80], *key.root.arm_key(&key.key_id, &arm_id, &server, b""));
         assert_eq!(blob[112..128], [6; 16]);
-        assert_eq!(blob[128..136], key.root.classic_cookie(&key.key_id).0.to_le_bytes());
+        assert_eq!(blob[128..136], key.root.classic_cookie(&key.key_id).expose().to_le_bytes());
         assert_eq!(blob[136..138], [0; 2]);
         assert_ne!(blob[32..48], arming(&key, &server).unwrap()[32..48], "a number for each arming");
     }

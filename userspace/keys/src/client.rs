@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use netdump_core::wire::arm::WIPE;
 use nix::fcntl::OFlag;
 
 use crate::blob;
@@ -118,7 +119,7 @@ impl ClientKeys {
 
 /// Makes the module forget its key.
 pub fn wipe(device: &Path) -> Result<()> {
-    write_device(device, blob::WIPE)
+    write_device(device, WIPE)
 }
 
 fn write_device(device: &Path, bytes: &[u8]) -> Result<()> {
@@ -139,6 +140,7 @@ fn write_device(device: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::names::ServerId;
+    use netdump_core::wire::arm::FIXED_LEN;
 
     #[test]
     fn a_key_counts_when_the_server_has_it() {
@@ -159,7 +161,7 @@ mod tests {
         assert!(matches!(keys.arm(&device), Err(Error::NoDevice(_))));
         std::fs::write(&device, "").unwrap();
         keys.arm(&device).unwrap();
-        assert_eq!(std::fs::read(&device).unwrap().len(), blob::LEN);
+        assert_eq!(std::fs::read(&device).unwrap().len(), FIXED_LEN);
         let second = keys.registration("web", now).unwrap();
         assert_ne!(first.key_id, second.key_id);
         assert_eq!(keys.key().unwrap().key_id, first.key_id, "until the server says so");

@@ -20,5 +20,5 @@ pub mod store;
 
 pub use error::{Error, Result};
 pub use names::{ClientId, KeyId, ServerId, ServerName};
-pub use secret::{ClassicCookie, Root};
+pub use secret::Root;
 pub use store::{Candidate, Reader, Store};

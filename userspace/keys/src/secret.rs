@@ -5,6 +5,7 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 use hkdf::Hkdf;
+use netdump_core::wire::Cookie;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -40,10 +41,10 @@ impl Root {
     }
 
     /// The cookie of the classic protocol: the first 8 bytes of HKDF(root, "nd classic" ‖ key_id), never 0.
-    pub fn classic_cookie(&self, key_id: &KeyId) -> ClassicCookie {
+    pub fn classic_cookie(&self, key_id: &KeyId) -> Cookie {
         let mut bytes = [0; 8];
         self.expand(&[b"nd classic", &key_id.0], &mut bytes);
-        ClassicCookie(u64::from_be_bytes(bytes).max(1))
+        Cookie::new(u64::from_be_bytes(bytes).max(1))
     }
 
     /// The arm key: HKDF(root, "nd6 arm" ‖ key_id ‖ arm_id ‖ server_id ‖ kx_blob).
@@ -67,16 +68,6 @@ impl fmt::Debug for Root {
     }
 }
 
-/// The secret of every classic request: `MAGIC2` is its high half, `MAGIC1` its low half. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ClassicCookie(pub u64);
-
-impl fmt::Debug for ClassicCookie {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClassicCookie(..)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,7 +79,7 @@ mod tests {
         let key_id = KeyId(std::array::from_fn(|n| 0x10 + n as u8));
         let arm_id = [0x22; 16];
         let server = ServerId([0x33; 16]);
-        assert_eq!(root.classic_cookie(&key_id).0, COOKIE);
+        assert_eq!(root.classic_cookie(&key_id).expose(), COOKIE);
         assert_eq!(HEXLOWER.encode(&*root.arm_key(&key_id, &arm_id, &server, b"")), ARM_KEY);
         assert_eq!(HEXLOWER.encode(&*root.arm_key(&key_id, &arm_id, &server, b"kx")), ARM_KEY_KX);
     }
@@ -100,7 +91,7 @@ mod tests {
     #[test]
     fn shows_nothing() {
         let root = Root::random().unwrap();
-        assert_eq!(format!("{root:?} {:?}", root.classic_cookie(&KeyId([0; 16]))), "Root(..) ClassicCookie(..)");
+        assert_eq!(format!("{root:?} {:?}", root.classic_cookie(&KeyId([0; 16]))), "Root(..) Cookie(..)");
         assert_eq!(*Root::from_hex(&root.to_hex()).unwrap().to_hex(), *root.to_hex());
         assert!(Root::from_hex("00").is_err());
         let mut other = root.clone();

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use netdump_core::wire::Cookie;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -20,7 +21,7 @@ use crate::files;
 use crate::login::{self, Method, Role};
 use crate::message::Registration;
 use crate::names::{ClientId, KeyId, ServerId};
-use crate::secret::{ClassicCookie, Root};
+use crate::secret::Root;
 
 /// Where it is.
 pub const PLACE: &str = "/var/lib/netdump";
@@ -377,7 +378,7 @@ pub struct Candidate {
     /// What it calls itself. Not to be trusted, nor shown as it is.
     pub label: String,
     /// The cookies that it may be armed with: current, then previous.
-    pub cookies: Vec<ClassicCookie>,
+    pub cookies: Vec<Cookie>,
 }
 
 /// The store, for netdump-server. Each look takes a few system calls, however many clients there are.

@@ -92,7 +92,7 @@ fn from_a_password_to_an_armed_module() {
     // The server's side derives the same cookie.
     let reader = netdump_keys::Reader::new(&rig.path("store"));
     let found = reader.clients_at("192.0.2.7".parse().unwrap()).unwrap();
-    assert_eq!(found[0].cookies[0].0.to_le_bytes(), blob[128..136]);
+    assert_eq!(found[0].cookies[0].expose().to_le_bytes(), blob[128..136]);
     // Neither command shows the key.
     let message = String::from_utf8(message).unwrap();
     let root = message.lines().find_map(|line| line.strip_prefix("root ")).unwrap();

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
+use netdump_core::wire::Cookie;
 use netdump_keys::authorized::PublicKey;
 use netdump_keys::login::{Method, Role};
 use netdump_keys::message::Registration;
-use netdump_keys::{ClassicCookie, ClientId, Error, KeyId, Reader, Root, Store};
+use netdump_keys::{ClientId, Error, KeyId, Reader, Root, Store};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -36,20 +37,20 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn message(number: u8) -> (Registration, ClassicCookie) {
+fn message(number: u8) -> (Registration, Cookie) {
     let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
     let key_id = KeyId([number; 16]);
     let cookie = root.classic_cookie(&key_id);
     (Registration { key_id, root, host: format!("host{number}") }, cookie)
 }
 
-fn register(store: &Store, name: &str, number: u8, address: &str) -> ClassicCookie {
+fn register(store: &Store, name: &str, number: u8, address: &str) -> Cookie {
     let (message, cookie) = message(number);
     store.register(&id(name), message, ip(address), NOW).unwrap();
     cookie
 }
 
-fn cookies(reader: &Reader, address: &str) -> Vec<(String, Vec<ClassicCookie>)> {
+fn cookies(reader: &Reader, address: &str) -> Vec<(String, Vec<Cookie>)> {
     reader.clients_at(ip(address)).unwrap().into_iter().map(|found| (found.id.to_string(), found.cookies)).collect()
 }
 

@@ -49,7 +49,7 @@ pub fn candidates(keys: Option<&Reader>, root: &CrashDir, address: IpAddr) -> (V
             for generation in 0..2 {
                 for client in &clients {
                     let owner = Owner::Enrolled { id: client.id.to_string(), previous: generation > 0 };
-                    known.extend(client.cookies.get(generation).map(|cookie| (Cookie::new(cookie.0), owner)));
+                    known.extend(client.cookies.get(generation).map(|cookie| (*cookie, owner)));
                 }
             }
         }

@@ -7,8 +7,9 @@
 
 use netdump_core::wire::{Cookie, RequestId};
 
-/// Cookies that are tried for one client. What is beyond them is not tried.
-pub const MAX_COOKIES: usize = 8;
+/// Cookies that are tried for one client: two of each of the four that may be enrolled at an address, and the one of its file in
+/// magic/. What is beyond them is not tried.
+pub const MAX_COOKIES: usize = 9;
 
 /// Requests of the handshake that may still be answered.
 const LIVE: usize = 4;
@@ -90,12 +91,13 @@ mod tests {
         for tries in 0..20 {
             cookies.turn(tries);
             assert!(!cookies.turn(tries), "once for each try");
-            assert_eq!(cookies.current(), Cookie::new(u64::from(tries) % 8 + 1));
+            assert_eq!(cookies.current(), Cookie::new(u64::from(tries) % MAX_COOKIES as u64 + 1));
             cookies.sent(RequestId(100 + tries));
         }
         cookies.answered(RequestId(100 + 17));
-        assert_eq!((cookies.index(), cookies.current()), (1, Cookie::new(2)));
+        let right = 17 % MAX_COOKIES;
+        assert_eq!((cookies.index(), cookies.current()), (right, Cookie::new(right as u64 + 1)));
         cookies.answered(RequestId(100 + 2));
-        assert_eq!(cookies.index(), 1, "too old to be believed");
+        assert_eq!(cookies.index(), right, "too old to be believed");
     }
 }

@@ -95,7 +95,7 @@ impl Setup {
         }
         let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
         let key_id = KeyId([number; 16]);
-        let cookie = Cookie::new(root.classic_cookie(&key_id).0);
+        let cookie = root.classic_cookie(&key_id);
         let message = Registration { key_id, root, host: name.into() };
         let store = Store::open(&self.keys()).unwrap();
         store.register(&name.parse().unwrap(), message, client.into(), jiff::Timestamp::now()).unwrap();
