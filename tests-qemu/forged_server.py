@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Takes the place of netdump-server without having seen any traffic: answers a START_NETDUMP with every request there is, under
 cookies that somebody could guess. Prints how many were sent, and each answer that is not another START_NETDUMP. Runs in a
-guest, with Python's standard library alone.
+guest, with what Debian's python3-minimal has.
 """
 
-import secrets
+import os
 import socket
 import struct
 import sys
@@ -39,7 +39,7 @@ def main() -> int:
         starts += 1
         if starts == 1:
             end.settimeout(20)
-        for cookie in [*GUESSES, *(secrets.randbits(64) for _ in range(20))]:
+        for cookie in [*GUESSES, *(int.from_bytes(os.urandom(8), "big") for _ in range(20))]:
             for command in COMMANDS:
                 # Numbers that no netlog packet has.
                 end.sendto(struct.pack(">QIIII", cookie, 1 << 16 | sent & 0xFFFF, command, 0, 1), peer)
