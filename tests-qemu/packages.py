@@ -288,7 +288,7 @@ def dkms(kernel, directory: Path):
         source = f"/usr/src/linux-source-{major}.tar.xz"
         # An older kernel, as the next one to be installed: of no concern.
         other = "6.12.1-other"
-        machine.run(f"mkdir -p /usr/lib/modules/{other}/kernel /usr/src/{other} && ln -s /usr/src/{other} /usr/lib/modules/{other}/build && "
+        machine.run(f"mkdir -p /usr/lib/modules/{other}/kernel /usr/src/{other}/include && ln -s /usr/src/{other} /usr/lib/modules/{other}/build && "
                     f"echo '# CONFIG_RUST is not set' >/usr/src/{other}/.config && depmod {other}")  # fmt: skip
         # Without the source it says what is missing; with it the installation goes on.
         machine.run(f"mv {source} {source}.away")
