@@ -134,9 +134,9 @@ guest-test: server ## the guest tests of `make test`
 	@$(tests)/build-modules --flavour cloud-amd64
 	@$(tests)/run-tests.py --tier test
 
-test-full: server ## every guest test (an hour or two; goes on where it stopped)
-	@$(tests)/build-modules --flavour cloud-amd64
-	@$(tests)/build-modules --flavour amd64
+test-full: deb ## every guest test, with modules made by DKMS among them (hours; goes on where it stopped)
+	@$(tests)/lab.py --flavour amd64 --no-vmlinux --no-judges --dkms >/dev/null
+	@$(tests)/packages.py --only dkms
 	@$(tests)/run-tests.py --tier full
 
 test-selftests: ## the kernel's selftests of netconsole, on the stock module and on ours

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tests in which a dump must be complete and true: NICs, CPUs, memory sizes, load, layouts, kinds of crash."""
 
+import lzma
+
 import judges
 import panic_run
 import test_modules
+from cache import REPOSITORY
 from cases import Context, add
 from guest import CLOUD_NICS, Guest, Machine
 from judges import must
@@ -36,6 +39,27 @@ def layout_of_2005(context: Context) -> list[str]:
     return text[0].splitlines()[:4]
 
 
+def made_by_dkms(context: Context) -> list[str]:
+    """The module that netdump-dkms has made out of Debian's headers and source (tests-qemu/packages.py --only dkms) dumps."""
+    found = context.lab()
+    packed = REPOSITORY / "build" / found["KVER"] / "dkms/netdump.ko.xz"
+    if not packed.exists():
+        raise FileNotFoundError(f"{packed}: `make test-full` has it made first")
+    module = context.directory / "netdump.ko"
+    module.write_bytes(lzma.decompress(packed.read_bytes()))
+    machine = Machine(extra={"/netdump.ko": module})
+    with Guest(found, machine, context.directory) as guest, Server(context.directory, [machine.address]) as server:
+        guest.wait_ready()
+        panic_run.arm(guest)
+        guest.send(panic_run.PANIC)
+        path, meta = server.wait_dump(panic_run.dump_seconds(machine), guest=guest)
+        must(guest.wait_held(60) == "guest-reset", "the guest did not restart")
+    must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
+    judges.check_crash(found, path / "vmcore", machine.cpus)
+    judges.check_drgn(found, path / "vmcore", machine.cpus)
+    return [f"{meta['dump']['memory_bytes'] >> 20} MiB, complete"]
+
+
 def nmi(guest: Guest) -> None:
     """A hard lockup as far as the panic code is concerned."""
     guest.nmi()
@@ -61,6 +85,7 @@ add("four-cpus", dump, tiers=("test",), cpus=4, memory_mib=1024)
 add(
     "nmi-panic", dump, tiers=("test", "full"), append="unknown_nmi_panic=1", trigger=nmi, in_stack="nmi_panic",
 )  # fmt: skip
+add("made-by-dkms", made_by_dkms, flavour="amd64")
 for nic in ("virtio-net-pci", "e1000e"):
     for number in range(1, ROUNDS + 1):
         add(
