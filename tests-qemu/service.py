@@ -75,7 +75,7 @@ class Pair:
             for desk in (self.server, self.client):
                 desk.start()
             for desk in (self.server, self.client):
-                desk.wait_ready(again=False)
+                desk.wait_ready()
                 desk.unpack()
         except BaseException:
             self.__exit__()
@@ -357,7 +357,7 @@ def kernels(lab, directory: Path):
     client = Desk(lab, "client", "server", directory / "client", archive, append="netdump.disable=1")
     try:
         client.start()
-        client.wait_ready(again=False)
+        client.wait_ready()
         client.unpack()
         release = client.run("uname -r").strip()
         client.run("apt-get install -y /root/netdump_*.deb /root/netdump-tools_*.deb 2>&1", PATIENCE)
