@@ -24,9 +24,9 @@ import service_root
 import test_modules
 import truth
 from cache import HERE, REPOSITORY, Failure
-from guest import GuestError
+from guest import BOOTS, GuestError
 from judges import must
-from service_machines import Desk, make_archive
+from service_machines import BOOT_SECONDS, Desk, make_archive
 
 RESULTS = REPOSITORY / "build/service"
 DEBS = REPOSITORY / "build/deb"
@@ -125,12 +125,25 @@ class Pair:
                 raise self.client.fail(f"no complete dump within {seconds:.0f} s: {names}")
             time.sleep(1)
 
+    def come_back(self) -> None:
+        """Waits until the client has restarted and is there again. A boot that stands still is cut short by a reset: the disk stays
+        as it is (see Guest.wait_ready for why one may)."""
+        self.client.wait_restart(PATIENCE)
+        for attempt in range(1, BOOTS + 1):
+            try:
+                return self.client.wait_ready(BOOT_SECONDS, again=False)
+            except GuestError:
+                if attempt == BOOTS:
+                    raise
+            print(f"    the client did not come up under emulation (boot {attempt} of at most {BOOTS}), again", flush=True)
+            self.client.qmp.command("system_reset")
+            self.client.wait_restart(60)
+
     def crash(self, how) -> str:
         """Crashes the client, waits for its dump and until it is there again, armed; the dump's name."""
         how()
         name = self.new_dump()
-        self.client.wait_restart(PATIENCE)
-        self.client.wait_ready(PATIENCE, again=False)
+        self.come_back()
         self.armed()
         return name
 
@@ -251,8 +264,7 @@ def secure(lab, directory: Path):
         def refused(reason: str) -> None:
             before = server.run("ls /var/crash").split()
             client.press("echo c > /proc/sysrq-trigger")
-            client.wait_restart(PATIENCE)
-            client.wait_ready(PATIENCE, again=False)
+            pair.come_back()
             must(sorted(server.run("ls /var/crash").split()) == sorted(before), f"{reason}: there is a new directory")
             must(reason in server.run("journalctl -u netdump-server --no-pager", 120), f"the journal does not say {reason}")
 
@@ -341,8 +353,7 @@ def reload_gap(lab, directory: Path):
             client.run("(while :; do /etc/init.d/netdump reload; done) >/dev/null 2>&1 &")
             client.run(f"(sleep {delay:.2f}; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
             pair.new_dump()
-            client.wait_restart(PATIENCE)
-            client.wait_ready(PATIENCE, again=False)
+            pair.come_back()
             pair.armed()
             server.run("rm -rf /var/crash/*/vmcore")
             seconds.append(f"{delay:.1f}")
