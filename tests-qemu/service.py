@@ -321,7 +321,7 @@ def administrator(lab, directory: Path):
         yield "a crash after the server was restarted: complete, client " + meta["client_id"]
 
         exposure = server.run("systemd-analyze security netdump-server.service --no-pager | tail -n 1", 120)
-        level = re.search(r"([0-9.]+) ", exposure.split(":")[-1])
+        level = re.search(r"level for \S+: ([0-9.]+)", exposure)
         must(level and float(level[1]) <= 2.0, exposure)
         listed = server.run("netdumpctl clients && netdumpctl list && netdumpctl key list", 120)
         yield exposure.strip().replace("→ ", "") + "; " + listed.splitlines()[0]
