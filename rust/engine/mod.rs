@@ -16,6 +16,7 @@
 
 mod config;
 mod queue;
+pub mod v6;
 
 use super::wire::classic::{
     self, Body, Code, Command, ItemId, Reply, ReplyHeader, RequestView, Start, Version, CHUNK_LEN, MAX_EXT_DATA,
@@ -95,6 +96,8 @@ pub enum End {
     HandshakeTimeout,
     /// No authentic request in `Config::idle_timeout`.
     IdleTimeout,
+    /// Others were served for the whole of `Config6::queue_timeout`.
+    QueueTimeout,
     /// Not done in `Config::total_timeout`.
     TotalTimeout,
 }

@@ -7,6 +7,7 @@
 //! - [`log`]: console text, of netlog, syslog and upstream's netconsole.
 //! - [`frame`]: Ethernet, IP and UDP, for a client that has no network stack any more.
 //! - [`target`]: the parameter `netdump=`.
+//! - [`v6`]: version 6, in which the client sends pages by itself, packed and sealed.
 //!
 //! Messages have a zero-copy view (`…View::new_checked`) and a plain representation (`Request`, `Reply`) with `parse`,
 //! `buffer_len` and `emit`. Both directions are here, because the same source is compiled into the client (a kernel
@@ -21,6 +22,7 @@ pub mod ext;
 pub mod frame;
 pub mod log;
 pub mod target;
+pub mod v6;
 
 use core::fmt;
 

@@ -68,6 +68,8 @@ pub enum Absence {
     Reserved,
     /// The client says that the number is too high.
     OutOfRange,
+    /// The client has left them out, as the level says. Only version 6 tells.
+    LeftOut,
     /// No answer came, although other pages were answered. The dump is incomplete.
     Unanswered,
 }
@@ -155,6 +157,8 @@ pub enum Event {
         /// Raw text.
         text: Vec<u8>,
     },
+    /// The task listing, whole. Only version 6 has it; in classic it is console text.
+    Listing(Vec<u8>),
     /// The kernel log as the client held it when it took over.
     KernelLog(Vec<u8>),
     /// One page.

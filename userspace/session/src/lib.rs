@@ -24,12 +24,15 @@
 //!   Event::Finished
 //! ```
 //!
+//! [`v6::Session6`] is driven likewise.
+//!
 //! While it waits for its owner a session keeps the client's idle timer from ending the dump with HELLOs.
 #![deny(unsafe_code)]
 
 mod ask;
 mod closing;
 mod cookies;
+mod crypto;
 mod event;
 mod flight;
 mod info;
@@ -41,10 +44,12 @@ mod phases;
 mod rtt;
 mod session;
 mod tools;
+pub mod v6;
 mod window;
 mod work;
 
 pub use cookies::MAX_COOKIES;
+pub use crypto::Ring;
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
 pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

@@ -7,6 +7,7 @@ use netdump_core::wire::classic::{ItemId, Machine};
 use netdump_core::wire::ext::{
     ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, NotesWriter, PhysRange, VolatileRange, VOLATILE_LEN,
 };
+use netdump_core::wire::v6::Reason;
 use netdump_core::wire::{self, Cookie, Pfn, PhysAddr};
 
 /// Bytes in a page.
@@ -25,6 +26,10 @@ pub struct ImageParams {
     pub cpus: u32,
     /// One page in so many cannot be read; 0 for none.
     pub poisoned_every: u64,
+    /// One page in so many is another each time that it is read; 0 for none.
+    pub changing_every: u64,
+    /// Bytes after which the noise in a page repeats itself: 4096 does not compress, 64 does very well.
+    pub repeat: u64,
     /// Whether it knows our extension of the protocol.
     pub extension: bool,
     /// Pieces of the task listing.
@@ -35,7 +40,17 @@ pub struct ImageParams {
 
 impl Default for ImageParams {
     fn default() -> Self {
-        ImageParams { memory: 16 << 20, seed: 1, cpus: 2, poisoned_every: 0, extension: true, listing: 20, log: 20_000 }
+        ImageParams {
+            memory: 16 << 20,
+            seed: 1,
+            cpus: 2,
+            poisoned_every: 0,
+            changing_every: 0,
+            repeat: PAGE_SIZE,
+            extension: true,
+            listing: 20,
+            log: 20_000,
+        }
     }
 }
 
@@ -50,6 +65,8 @@ pub struct Image {
     log: Vec<u8>,
     volatile: Vec<u8>,
     listed: usize,
+    /// Pages that change were read so often.
+    changes: u64,
 }
 
 impl Image {
@@ -66,6 +83,7 @@ impl Image {
             ranges,
             params,
             listed: 0,
+            changes: 0,
         };
         // The buffer has room for CPUs with registers of 216 bytes, and 4 KiB for all else.
         let mut buf = vec![0; 4096 + 256 * image.params.cpus as usize];
@@ -141,10 +159,25 @@ impl Image {
         self.params.poisoned_every == 0 || pfn.0 % self.params.poisoned_every != self.params.poisoned_every - 1
     }
 
+    /// Whether a page is another each time that it is read.
+    pub fn changes(&self, pfn: Pfn) -> bool {
+        self.params.changing_every != 0 && pfn.0 % self.params.changing_every == 1
+    }
+
+    /// What the page is used for, if that is something that can be left out: the same for each 32 of them.
+    pub fn use_of(&self, pfn: Pfn) -> Option<Reason> {
+        match mix(self.params.seed ^ mix(pfn.0 / 32)) % 10 {
+            0..=3 => Some(Reason::Free),
+            4 => Some(Reason::User),
+            5 => Some(Reason::Cache),
+            _ => None,
+        }
+    }
+
     /// The contents of a page: one in eight is zero, the others are noise of their own.
     pub fn page(&self, pfn: Pfn) -> Vec<u8> {
         let mut page = vec![0; PAGE_SIZE as usize];
-        fill(self.params.seed, pfn, 0, &mut page);
+        fill(self.params.seed, pfn, 0, self.params.repeat, &mut page);
         page
     }
 
@@ -175,7 +208,7 @@ fn listing_piece(number: usize) -> Vec<u8> {
 
 fn registers(seed: u64, cpu: u32) -> Vec<u8> {
     let mut regs = vec![0; 216];
-    fill(seed ^ 0x7265_6773, Pfn(u64::from(cpu) * 8 + 1), 0, &mut regs);
+    fill(seed ^ 0x7265_6773, Pfn(u64::from(cpu) * 8 + 1), 0, PAGE_SIZE, &mut regs);
     regs
 }
 
@@ -185,14 +218,14 @@ fn log_text(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Bytes of the page from `offset` on, which is a multiple of 8.
-fn fill(seed: u64, pfn: Pfn, offset: u64, out: &mut [u8]) {
+fn fill(seed: u64, pfn: Pfn, offset: u64, repeat: u64, out: &mut [u8]) {
     if pfn.0 % 8 == 0 {
         out.fill(0);
         return;
     }
     let start = mix(seed ^ mix(pfn.0));
     for (place, word) in out.chunks_mut(8).enumerate() {
-        let value = mix(start.wrapping_add(offset / 8 + place as u64)).to_le_bytes();
+        let value = mix(start.wrapping_add((offset / 8 + place as u64) % (repeat / 8))).to_le_bytes();
         word.copy_from_slice(&value[..word.len()]);
     }
 }
@@ -223,7 +256,11 @@ impl Target for Image {
         if !self.readable(pfn) {
             return Err(Unreadable);
         }
-        fill(self.params.seed, pfn, u64::from(offset), out);
+        fill(self.params.seed, pfn, u64::from(offset), self.params.repeat, out);
+        if self.changes(pfn) {
+            self.changes += 1;
+            out.iter_mut().zip(self.changes.to_le_bytes()).for_each(|(byte, change)| *byte ^= change);
+        }
         Ok(())
     }
 

@@ -9,6 +9,8 @@
 //! - [`crowd`]: such machines on real sockets; with [`hostile`] the program `netdump-sim`.
 //! - [`fleet`]: machines that are well and talk.
 //! - [`kernel_log`]: a kernel's page tables and log, in a dump.
+//! - [`source`]: what version 6 asks of such a machine.
+//! - [`world6`]: [`world`] in version 6.
 //! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
@@ -20,6 +22,8 @@ pub mod image;
 pub mod kernel_log;
 pub mod link;
 pub mod relay;
+pub mod source;
 pub mod units;
 pub mod verify;
 pub mod world;
+pub mod world6;

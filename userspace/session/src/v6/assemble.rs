@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Clusters from their pieces. What a client may make us hold is bounded: so many clusters, none larger than one can be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use netdump_core::wire::v6::cluster::{Piece, MAX_CLUSTER_LEN};
+use netdump_core::wire::v6::message::Repair;
+use netdump_core::wire::v6::Codec;
+use netdump_core::wire::Pfn;
+
+/// Clusters that are put together at a time.
+const MAX_OPEN: usize = 1024;
+/// Repairs of one cluster in which nothing new came: then it is fetched anew.
+const MAX_FRUITLESS: u32 = 50;
+
+/// A cluster of which pieces are missing.
+#[derive(Debug)]
+struct Open {
+    build: u32,
+    codec: Codec,
+    pieces: u8,
+    have: u64,
+    buf: Vec<u8>,
+    gap: u32,
+    /// Its last piece was to have about this counter.
+    last_counter: u64,
+    /// When something of it came, or was asked for.
+    touched: Instant,
+    asked: bool,
+    fruitless: u32,
+}
+
+impl Open {
+    fn missing(&self) -> u64 {
+        !self.have & (u64::MAX >> (64 - u32::from(self.pieces)))
+    }
+}
+
+/// A cluster that is whole, and decoded.
+pub(crate) struct Whole<'a> {
+    pub(crate) first: Pfn,
+    pub(crate) gap: u32,
+    pub(crate) decoded: &'a [u8],
+}
+
+/// What became of a piece.
+pub(crate) enum Put<'a> {
+    /// More are missing.
+    Open,
+    /// It was there, or there is no room for its cluster.
+    Useless,
+    /// Its cluster cannot be decoded.
+    Broken,
+    Whole(Whole<'a>),
+}
+
+/// All clusters of a session.
+pub(crate) struct Assembly {
+    open: BTreeMap<u64, Open>,
+    decoded: Vec<u8>,
+    whole: Vec<u8>,
+    pool: Vec<Vec<u8>>,
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl fmt::Debug for Assembly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembly").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+impl Assembly {
+    pub(crate) fn new() -> Self {
+        Assembly {
+            open: BTreeMap::new(),
+            decoded: vec![0; MAX_CLUSTER_LEN],
+            whole: Vec::new(),
+            pool: Vec::new(),
+            zstd: None,
+        }
+    }
+
+    /// Clusters that are not whole.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Where the first cluster from `start` on begins, with the frames in front of it that it says are left out.
+    pub(crate) fn next_from(&self, start: u64, end: u64) -> Option<u64> {
+        let (first, open) = self.open.range(start..end).next()?;
+        Some(first - u64::from(open.gap).min(*first))
+    }
+
+    /// Puts a piece in its place.
+    pub(crate) fn put<'a>(&'a mut self, now: Instant, counter: u64, piece: &Piece<'a>) -> Put<'a> {
+        let Ok(at) = piece.offset() else { return Put::Useless };
+        if piece.pieces == 1 {
+            // Most clusters that compress well: nothing to keep.
+            self.open.remove(&piece.first.0);
+            return decode(&mut self.decoded, &mut self.zstd, piece.codec, piece.data).map_or(Put::Broken, |decoded| {
+                Put::Whole(Whole { first: piece.first, gap: piece.gap, decoded })
+            });
+        }
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&piece.first.0) {
+            return Put::Useless;
+        }
+        let last_counter = counter + u64::from(piece.pieces - 1 - piece.piece);
+        let pool = &mut self.pool;
+        let open = self.open.entry(piece.first.0).or_insert_with(|| Open {
+            build: piece.build,
+            codec: piece.codec,
+            pieces: piece.pieces,
+            have: 0,
+            buf: buffer(pool, piece.length),
+            gap: piece.gap,
+            last_counter,
+            touched: now,
+            asked: false,
+            fruitless: 0,
+        });
+        let same = (open.build, open.codec, open.pieces, open.buf.len() as u32)
+            == (piece.build, piece.codec, piece.pieces, piece.length);
+        if !same {
+            // The client read it again and found other bytes: what came before belongs to nothing any more.
+            let gap = open.gap;
+            pool.push(std::mem::take(&mut open.buf));
+            *open = Open {
+                build: piece.build,
+                codec: piece.codec,
+                pieces: piece.pieces,
+                have: 0,
+                buf: buffer(pool, piece.length),
+                gap,
+                last_counter,
+                touched: now,
+                asked: false,
+                fruitless: open.fruitless,
+            };
+        }
+        let bit = 1 << piece.piece;
+        if open.have & bit != 0 {
+            return Put::Useless;
+        }
+        let Some(place) = open.buf.get_mut(at..at + piece.data.len()) else { return Put::Useless };
+        place.copy_from_slice(piece.data);
+        open.have |= bit;
+        open.touched = now;
+        open.fruitless = 0;
+        open.last_counter = open.last_counter.max(last_counter);
+        if open.missing() != 0 {
+            return Put::Open;
+        }
+        let Some(open) = self.open.remove(&piece.first.0) else { return Put::Useless };
+        let before = std::mem::replace(&mut self.whole, open.buf);
+        self.pool.push(before);
+        self.pool.truncate(64);
+        decode(&mut self.decoded, &mut self.zstd, open.codec, &self.whole)
+            .map_or(Put::Broken, move |decoded| Put::Whole(Whole { first: piece.first, gap: open.gap, decoded }))
+    }
+
+    /// Clusters whose missing pieces should have come by now, and what to ask for. `next` is the highest counter plus 1.
+    pub(crate) fn overdue(
+        &mut self,
+        now: Instant,
+        next: u64,
+        reordering: Duration,
+        patience: Duration,
+        max: usize,
+        end_of: impl Fn(u64) -> u64,
+    ) -> Vec<Repair> {
+        let mut repairs = Vec::new();
+        let mut hopeless = Vec::new();
+        for (first, open) in &mut self.open {
+            if repairs.len() >= max {
+                break;
+            }
+            let age = now.saturating_duration_since(open.touched);
+            let overtaken = !open.asked && next > open.last_counter + 1 && age >= reordering;
+            if !overtaken && age < patience {
+                continue;
+            }
+            if open.fruitless >= MAX_FRUITLESS {
+                hopeless.push(*first);
+                continue;
+            }
+            open.fruitless += 1;
+            open.asked = true;
+            open.touched = now;
+            repairs.push(Repair {
+                first: Pfn(*first),
+                end: Pfn(end_of(*first).max(first + 1)),
+                build: open.build,
+                missing: open.missing(),
+            });
+        }
+        for first in hopeless {
+            self.open.remove(&first);
+        }
+        repairs
+    }
+
+    /// When something will be overdue.
+    pub(crate) fn deadline(&self, next: u64, reordering: Duration, patience: Duration) -> Option<Instant> {
+        let due = |open: &Open| {
+            let overtaken = !open.asked && next > open.last_counter + 1;
+            open.touched + if overtaken { reordering } else { patience }
+        };
+        self.open.values().map(due).min()
+    }
+
+    /// Forgets clusters that another one has covered.
+    pub(crate) fn forget(&mut self, is_missing: impl Fn(u64) -> bool) {
+        self.open.retain(|first, _| is_missing(*first));
+    }
+}
+
+fn buffer(pool: &mut Vec<Vec<u8>>, length: u32) -> Vec<u8> {
+    let mut buf = pool.pop().unwrap_or_default();
+    // The length was checked when the piece was parsed.
+    buf.resize(length as usize, 0);
+    buf
+}
+
+/// Decodes a cluster; never more than one can hold.
+fn decode<'a>(
+    out: &'a mut [u8],
+    zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
+    codec: Codec,
+    encoded: &'a [u8],
+) -> Option<&'a [u8]> {
+    let len = match codec {
+        Codec::Raw => return Some(encoded),
+        Codec::Lz4 => lz4_flex::block::decompress_into(encoded, out).ok()?,
+        Codec::Zstd => {
+            if zstd.is_none() {
+                *zstd = Some(zstd::bulk::Decompressor::new().ok()?);
+            }
+            zstd.as_mut()?.decompress_to_buffer(encoded, out).ok()?
+        }
+    };
+    out.get(..len)
+}

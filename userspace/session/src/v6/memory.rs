@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The memory phase: which segments are granted, what of them has come, and what was lost on the way.
+//!
+//! A cluster says how many frames in front of it were left out, and the client's PROGRESS says how far it has looked in each
+//! segment; so every frame is accounted for, or known to be missing. Of a cluster that came in part the missing pieces are
+//! asked for; where nothing came at all, the frames are granted once more as a segment of their own.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, PAGE};
+use netdump_core::wire::v6::message::{Place, Progress, Repair, Segment, SegmentId, MAX_REPAIRS, MAX_SEGMENTS};
+use netdump_core::wire::Pfn;
+
+use super::assemble::{Assembly, Put};
+use super::coverage::Missing;
+use super::rate::Rate;
+use crate::event::{Absence, Event, PageBuf};
+use crate::tools::Events;
+
+/// Segments that the client works on at a time, beside those that are granted again.
+const FRESH: usize = 4;
+/// Buffers kept for pages to come.
+const MAX_POOL: usize = 4096;
+
+/// A segment that was granted.
+#[derive(Debug)]
+struct Active {
+    segment: Segment,
+    /// The client has looked at all of it.
+    finished: bool,
+    /// When to see what of it was lost, and up to which frame.
+    check: Option<(Instant, u64)>,
+}
+
+/// What came of a piece.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Came {
+    pub(crate) useless: bool,
+    pub(crate) broken: bool,
+}
+
+/// The memory of one dump.
+#[derive(Debug)]
+pub(crate) struct Memory6 {
+    missing: Missing,
+    fresh: VecDeque<Range<u64>>,
+    again: VecDeque<Range<u64>>,
+    active: Vec<Active>,
+    next_id: u32,
+    assembly: Assembly,
+    pool: Vec<PageBuf>,
+    /// The grant is to be told of something new.
+    pub(crate) changed: bool,
+    pub(crate) total: u64,
+    pub(crate) pages: u64,
+    /// When frames were accounted for last.
+    pub(crate) advanced: Instant,
+    /// Segments granted again, and pieces asked for again.
+    pub(crate) refetched: u64,
+    pub(crate) repaired: u64,
+}
+
+impl Memory6 {
+    /// `ranges`: page frames that are wanted, in the order in which they are.
+    pub(crate) fn new(ranges: &[Range<u64>], first_id: u32, now: Instant) -> Self {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_by_key(|range| range.start);
+        let missing = Missing::new(&sorted);
+        Memory6 {
+            total: missing.frames(),
+            missing,
+            fresh: ranges.iter().filter(|range| range.start < range.end).cloned().collect(),
+            again: VecDeque::new(),
+            active: Vec::new(),
+            next_id: first_id,
+            assembly: Assembly::new(),
+            pool: Vec::new(),
+            changed: true,
+            pages: 0,
+            advanced: now,
+            refetched: 0,
+            repaired: 0,
+        }
+    }
+
+    /// Every frame was accounted for.
+    pub(crate) fn is_done(&self) -> bool {
+        self.missing.frames() == 0
+    }
+
+    /// Frames accounted for.
+    pub(crate) fn done(&self) -> u64 {
+        self.total - self.missing.frames()
+    }
+
+    pub(crate) fn missing(&self) -> u64 {
+        self.missing.frames()
+    }
+
+    pub(crate) fn open_clusters(&self) -> usize {
+        self.assembly.len()
+    }
+
+    pub(crate) fn recycle(&mut self, buf: PageBuf) {
+        if buf.len() == PAGE && self.pool.len() < MAX_POOL {
+            self.pool.push(buf);
+        }
+    }
+
+    /// What the client is to work on, the most urgent first.
+    pub(crate) fn segments(&mut self) -> Vec<Segment> {
+        while self.active.len() < MAX_SEGMENTS {
+            let fresh = self.active.iter().filter(|active| !active.segment.again).count();
+            let (range, again) = match self.again.pop_front() {
+                Some(range) => (range, true),
+                None if fresh < FRESH => match self.fresh.pop_front() {
+                    Some(range) => (range, false),
+                    None => break,
+                },
+                None => break,
+            };
+            let id = SegmentId(self.next_id);
+            self.next_id = self.next_id.wrapping_add(1);
+            let segment = Segment { id, start: Pfn(range.start), end: Pfn(range.end), again };
+            self.active.push(Active { segment, finished: false, check: None });
+        }
+        // What was lost first: clusters around it wait for it.
+        self.active.sort_by_key(|active| !active.segment.again);
+        self.changed = false;
+        self.active.iter().filter(|active| !active.finished).map(|active| active.segment).collect()
+    }
+
+    /// A piece came.
+    pub(crate) fn on_piece(&mut self, now: Instant, counter: u64, piece: &Piece<'_>, events: &mut Events) -> Came {
+        let mut came = Came::default();
+        if !self.missing.holds(piece.first.0) {
+            came.useless = true;
+            return came;
+        }
+        let whole = match self.assembly.put(now, counter, piece) {
+            Put::Open => return came,
+            Put::Useless => {
+                came.useless = true;
+                return came;
+            }
+            Put::Broken => {
+                came.broken = true;
+                return came;
+            }
+            Put::Whole(whole) => whole,
+        };
+        let Ok(cluster) = Cluster::parse(whole.first, whole.decoded) else {
+            came.broken = true;
+            return came;
+        };
+        let (missing, pool) = (&self.missing, &mut self.pool);
+        let mut pages = 0;
+        let mut page = |pfn: Pfn, bytes: Option<&[u8; PAGE]>| {
+            // What is there already is not handed over again, and what was not asked for not at all.
+            if !missing.holds(pfn.0) {
+                return;
+            }
+            let mut data = pool.pop().unwrap_or_else(|| vec![0; PAGE].into_boxed_slice());
+            match bytes {
+                Some(bytes) => data.copy_from_slice(bytes),
+                None => data.fill(0),
+            }
+            pages += 1;
+            events.push(Event::Page { pfn, data, again: false });
+        };
+        cluster.for_each(|content| match content {
+            Content::Page(pfn, bytes) => page(pfn, Some(bytes)),
+            Content::Zeroes(pfn, count) => (pfn.0..pfn.0 + u64::from(count)).for_each(|pfn| page(Pfn(pfn), None)),
+        });
+        self.pages += pages;
+        let start = whole.first.0 - u64::from(whole.gap).min(whole.first.0);
+        let accounted = self.missing.remove(start..cluster.end().0);
+        if accounted > pages {
+            // The frames in between were left out; which they are is of no use to anybody.
+            let end = cluster.end().0;
+            events.push_absent(end - (accounted - pages)..end, Absence::LeftOut);
+        }
+        self.advanced = now;
+        came
+    }
+
+    /// The client says where it stands.
+    pub(crate) fn on_progress(&mut self, now: Instant, progress: &Progress<'_>, rate: &Rate, events: &mut Events) {
+        for Place { id, cursor, tail } in progress.places() {
+            let Some(active) = self.active.iter_mut().find(|active| active.segment.id == id) else { continue };
+            let Segment { start, end, .. } = active.segment;
+            if tail > cursor || cursor > end || tail < start {
+                continue; // no place in that segment
+            }
+            let accounted = self.missing.remove(tail.0..cursor.0);
+            if accounted > 0 {
+                self.advanced = now;
+                events.push_absent(tail.0..tail.0 + accounted, Absence::LeftOut);
+            }
+            if cursor == end && !active.finished {
+                active.finished = true;
+                self.changed = true;
+                active.check = None;
+            }
+            let upto = if active.finished { end.0 } else { tail.0 };
+            if active.check.is_none() && upto > start.0 {
+                active.check = Some((now + rate.reordering(), upto));
+            }
+        }
+    }
+
+    /// Looks for what was lost; the pieces to ask for. `next` is the highest counter plus 1.
+    pub(crate) fn poll(&mut self, now: Instant, next: u64, rate: &Rate) -> Vec<Repair> {
+        self.check_segments(now, rate);
+        let missing = &self.missing;
+        self.assembly.forget(|first| missing.holds(first));
+        let active = &self.active;
+        let fallback = |first: u64| missing.within(first..u64::MAX).next().map_or(first + 1, |part| part.end);
+        let end_of = |first: u64| {
+            let holds = |segment: &Segment| (segment.start.0..segment.end.0).contains(&first);
+            // Those that were granted again come first.
+            active.iter().map(|a| &a.segment).find(|s| holds(s)).map_or_else(|| fallback(first), |s| s.end.0)
+        };
+        let repairs = self.assembly.overdue(now, next, rate.reordering(), rate.patience(), MAX_REPAIRS, end_of);
+        self.repaired += repairs.iter().map(|repair| u64::from(repair.missing.count_ones())).sum::<u64>();
+        repairs
+    }
+
+    fn check_segments(&mut self, now: Instant, rate: &Rate) {
+        let mut lost: Vec<Range<u64>> = Vec::new();
+        for n in 0..self.active.len() {
+            let Some((due, upto)) = self.active[n].check else { continue };
+            if now < due {
+                continue;
+            }
+            let segment = self.active[n].segment;
+            let mut waiting = false;
+            for part in self.missing.within(segment.start.0..upto) {
+                // A cluster that came in part is repaired; what is behind it is seen when that is done.
+                let known = self.assembly.next_from(part.start, part.end).unwrap_or(part.end);
+                waiting |= known < part.end;
+                let part = part.start..known.clamp(part.start, part.end);
+                let granted = |other: &Active| {
+                    other.segment.again
+                        && other.segment.id != segment.id
+                        && other.segment.start.0 < part.end
+                        && part.start < other.segment.end.0
+                };
+                let queued = |other: &Range<u64>| other.start < part.end && part.start < other.end;
+                if part.is_empty() {
+                    continue;
+                }
+                if self.active.iter().any(granted) || self.again.iter().chain(&lost).any(queued) {
+                    waiting = true;
+                    continue;
+                }
+                lost.push(part);
+            }
+            let active = &mut self.active[n];
+            active.check = (active.finished && waiting).then(|| (now + rate.patience(), upto));
+        }
+        self.active.retain(|active| !active.finished || active.check.is_some());
+        if !lost.is_empty() {
+            self.refetched += lost.len() as u64;
+            self.changed = true;
+            self.again.extend(lost);
+        }
+    }
+
+    /// When [`poll`](Self::poll) has something to do, if nothing comes before.
+    pub(crate) fn deadline(&self, next: u64, rate: &Rate) -> Option<Instant> {
+        let checks = self.active.iter().filter_map(|active| active.check).map(|(due, _)| due).min();
+        let repairs = self.assembly.deadline(next, rate.reordering(), rate.patience());
+        [checks, repairs].into_iter().flatten().min()
+    }
+}
+
+/// The least time between two grants.
+pub(crate) const GRANT_INTERVAL: Duration = Duration::from_millis(1);

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Version 6: the client of the kernel module against the server's session, over networks from perfect to hopeless.
+
+use netdump_core::engine::End;
+use netdump_core::wire::v6::{Codec, Level, Reason};
+use netdump_session::{Failure, Phase};
+use netdump_sim::link::LinkParams;
+use netdump_sim::world6::{World6, World6Params, SECOND};
+
+const MIB: u64 = 1 << 20;
+
+fn over(change: impl Fn(&mut LinkParams)) -> World6Params {
+    let mut params = World6Params::default();
+    change(&mut params.up);
+    change(&mut params.down);
+    params
+}
+
+fn dumped(params: World6Params) -> World6 {
+    let mut world = World6::new(params);
+    world.run_to_the_end();
+    world.assert_complete();
+    world
+}
+
+/// Seconds of the memory phase.
+fn seconds(world: &World6) -> f64 {
+    world.stored().outcome.as_ref().unwrap().memory_duration.as_secs_f64()
+}
+
+#[test]
+fn a_perfect_network() {
+    for keyed in [false, true] {
+        let mut world = dumped(World6Params { keyed, ..World6Params::default() });
+        assert_eq!(world.stored().listing, world.image().listing());
+        let counters = *world.engine().counters();
+        assert_eq!(counters.pages, world.stored().pages.len() as u64, "nothing was sent twice");
+        assert_eq!((counters.forged, counters.malformed, counters.no_room, counters.repairs), (0, 0, 0, 0));
+        let session = world.session().unwrap();
+        assert_eq!(session.is_authenticated(), keyed);
+        let counters = session.counters();
+        assert_eq!((counters.malformed, counters.duplicate_chunks, counters.conflicts), (0, 0, 0));
+        // A gigabit carries 16 MiB in 0.134 s, and what is around it.
+        assert!(seconds(&world) < 0.2, "{}", seconds(&world));
+    }
+}
+
+#[test]
+fn pages_are_left_out_by_either_ends_level() {
+    for (client, server) in [(0, 31), (31, 0), (16, 9), (1, 2)] {
+        let mut params = World6Params { level: Level::new(client).unwrap(), ..World6Params::default() };
+        params.session.level = Level::new(server).unwrap();
+        let world = dumped(params);
+        let both = client | server;
+        let free = world.left_out(Reason::Free);
+        assert_eq!(free > 0, both & 16 != 0, "level {both}");
+        assert_eq!(world.left_out(Reason::User) > 0, both & 8 != 0);
+        assert_eq!(world.left_out(Reason::Cache) > 0, both & 6 != 0);
+        let sum: u64 = Reason::EACH.iter().map(|reason| world.left_out(*reason)).sum();
+        assert_eq!(sum, world.stored().left_out, "counts by reason add up");
+        let zero = world.engine().counters().zero_pages;
+        assert_eq!(zero > 0, both & 1 != 0, "pages of zeroes cost nothing");
+    }
+}
+
+#[test]
+fn codecs() {
+    for codec in [Codec::Lz4, Codec::Zstd] {
+        for repeat in [64, 4096] {
+            let mut params = World6Params::default();
+            params.image.repeat = repeat;
+            params.session.codec = codec;
+            let world = dumped(params);
+            let (sent, pages) = (world.engine().counters().sent_bytes, world.stored().pages.len() as u64);
+            let share = sent as f64 / (pages * 4096) as f64;
+            assert!(if repeat == 64 { share < 0.1 } else { share < 1.1 }, "{codec:?} {repeat}: {share}");
+        }
+    }
+}
+
+#[test]
+fn loss_from_none_to_a_third() {
+    for (percent, pages) in [(0.1, 16), (1.0, 16), (5.0, 16), (5.0, 1), (20.0, 16), (30.0, 16), (30.0, 1)] {
+        let mut params = over(|link| link.loss = percent / 100.0);
+        params.seed = (percent * 10.0) as u64;
+        params.image.memory = 8 * MIB;
+        params.session.cluster_pages = pages;
+        let mut world = dumped(params);
+        let counters = world.session().unwrap().counters();
+        println!("{percent} % {pages}: {:.3} s {counters:?} {:?}", seconds(&world), world.engine().counters());
+        assert!(percent < 1.0 || world.engine().counters().repairs + counters.lost_by_order > 0);
+    }
+}
+
+#[test]
+fn memory_that_changes_arrives_all_the_same() {
+    let mut params = over(|link| link.loss = 0.3);
+    params.image.changing_every = 40;
+    params.image.memory = 4 * MIB;
+    let world = dumped(params);
+    assert!(world.engine().counters().rebuilt > 0);
+}
+
+#[test]
+fn duplicates_reordering_and_poisoned_memory() {
+    let mut params = over(|link| {
+        link.duplicate = 0.1;
+        link.reorder = 0.1;
+        link.loss = 0.02;
+        link.jitter = 3_000_000;
+        link.delay = 5_000_000;
+    });
+    params.image.poisoned_every = 50;
+    let world = dumped(params);
+    assert!(world.left_out(Reason::Unreadable) > 0);
+    assert!(world.engine().counters().replayed > 0);
+}
+
+#[test]
+fn a_long_way_is_filled() {
+    let mut times = Vec::new();
+    for delay in [100_000, 25_000_000] {
+        let mut params = over(|link| link.delay = delay);
+        params.image.memory = 256 * MIB;
+        params.session.max_window = 1 << 16;
+        times.push(seconds(&dumped(params)));
+    }
+    println!("{times:?}");
+    assert!(times[0] / times[1] > 0.7, "{times:?}: 2 s of a gigabit, half a second of it to find out");
+}
+
+#[test]
+fn a_narrow_wire_with_little_room() {
+    let mut params = over(|link| {
+        link.rate = Some(10_000_000);
+        link.queue = 40_000;
+    });
+    params.image.memory = 4 * MIB;
+    let world = dumped(params);
+    let best = 4.0 * MIB as f64 * 8.0 / 10e6;
+    assert!(seconds(&world) < 1.7 * best, "{:.1} s where {best:.1} s would do", seconds(&world));
+}
+
+#[test]
+fn a_server_that_says_wait() {
+    let mut world = World6::new(World6Params::default());
+    world.grant = false;
+    for second in 1..100 {
+        world.run_until(second * SECOND);
+        if let Some(session) = world.session() {
+            session.set_position(3);
+        }
+    }
+    assert_eq!(world.session().unwrap().phase(), Phase::Waiting);
+    assert_eq!(world.sessions(), 1, "it knows that it waits");
+    world.give_slot();
+    world.run_to_the_end();
+    world.assert_complete();
+
+    let mut world = World6::new(World6Params { queue_timeout: 50 * SECOND, ..World6Params::default() });
+    world.grant = false;
+    for second in 1..100 {
+        world.run_until(second * SECOND);
+        if let Some(session) = world.session() {
+            session.set_position(3);
+        }
+    }
+    assert_eq!(world.end(), Some(End::QueueTimeout));
+    assert!(world.now() >= 50 * SECOND);
+}
+
+#[test]
+fn a_server_that_forgets_is_told_anew() {
+    let mut params = World6Params::default();
+    params.image.memory = 64 * MIB;
+    let mut world = World6::new(params);
+    world.run_until(SECOND / 4);
+    assert_eq!(world.session().unwrap().phase(), Phase::Memory);
+    world.restart_server();
+    world.run_to_the_end();
+    world.assert_complete();
+    assert_eq!((world.sessions(), world.engine().counters().handshakes), (2, 2));
+}
+
+#[test]
+fn silence() {
+    let mut world = World6::new(over(|link| link.loss = 1.0));
+    world.run_to_the_end();
+    assert_eq!((world.end(), world.now()), (Some(End::HandshakeTimeout), 300 * SECOND));
+    let mut world = World6::new(World6Params::default());
+    world.attacker = Some(Box::new(|to_client, datagram| if to_client && datagram[0] == 6 { vec![] } else { vec![datagram] }));
+    world.run_to_the_end();
+    assert_eq!(world.end(), Some(End::IdleTimeout), "an ACK6 alone does not keep it");
+    assert!(world.failure().is_some());
+}
+
+/// What an attacker on the path does to datagrams.
+#[derive(Debug, Clone, Copy)]
+enum Attack {
+    Change,
+    Truncate,
+    Replay,
+    Swap,
+    Downgrade,
+}
+
+#[test]
+fn an_attacker_on_the_path_gets_and_gives_nothing() {
+    for attack in [Attack::Change, Attack::Truncate, Attack::Replay, Attack::Swap, Attack::Downgrade] {
+        let mut params = World6Params::default();
+        params.image.memory = 4 * MIB;
+        let pages: Vec<Vec<u8>> = {
+            let image = netdump_sim::image::Image::new(params.image.clone());
+            image.ram_pages().filter(|pfn| pfn.0 % 8 != 0).map(|pfn| image.page(pfn)[..16].to_vec()).collect()
+        };
+        let needles: std::collections::HashSet<Vec<u8>> = pages.into_iter().collect();
+        let mut world = World6::new(params);
+        let (mut count, mut kept) = (0u64, Vec::new());
+        let clear = std::rc::Rc::new(std::cell::Cell::new(0));
+        let seen = clear.clone();
+        world.attacker = Some(Box::new(move |to_client, datagram| {
+            count += 1;
+            if !to_client {
+                // Memory begins somewhere in the first bytes of a datagram; it must not be readable anywhere.
+                seen.set(seen.get() + datagram.windows(16).step_by(1).filter(|w| needles.contains(*w)).count());
+            }
+            let hit = count % 7 == 0;
+            match attack {
+                _ if !hit => vec![datagram],
+                Attack::Change => {
+                    let mut changed = datagram;
+                    let at = (count as usize * 31) % changed.len();
+                    changed[at] ^= 1 << (count % 8);
+                    vec![changed]
+                }
+                Attack::Truncate => vec![datagram[..datagram.len() / 2].to_vec()],
+                Attack::Replay => {
+                    kept.push((to_client, datagram.clone()));
+                    let old: Vec<u8> = kept[(count as usize * 17) % kept.len()].1.clone();
+                    vec![datagram, old]
+                }
+                Attack::Swap => {
+                    // What the other direction said.
+                    kept.push((to_client, datagram.clone()));
+                    let other = kept.iter().rev().find(|(to, _)| *to != to_client).map(|(_, d)| d.clone());
+                    std::iter::once(datagram).chain(other).collect()
+                }
+                Attack::Downgrade => {
+                    // The key is said not to be there; suites are said to be clear.
+                    let mut changed = datagram;
+                    if changed[0] == 6 && changed[1] == 0 {
+                        changed[16] = 0;
+                        changed[20] |= 1;
+                    }
+                    if changed.len() == 124 {
+                        changed[26] = 0;
+                    }
+                    vec![changed]
+                }
+            }
+        }));
+        world.run_to_the_end();
+        world.assert_true();
+        assert_eq!(clear.get(), 0, "{attack:?}: memory in clear");
+        assert_eq!(world.failure(), None::<&Failure>, "{attack:?}: what is lost is sent again");
+        world.assert_complete();
+    }
+}
