@@ -81,7 +81,7 @@ def impaired(context: Context, options: tuple, must_count: tuple) -> list[str]:
 FLOODS = {
     "mem": ("unknown_number",),
     "start": ("not_registered", "start_flood"),
-    "garbage": ("not_netdump", "unknown_version", "too_short", "malformed"),
+    "garbage": ("not_netdump", "too_short", "malformed"),
 }
 
 

@@ -14,6 +14,7 @@
 //! announces itself with START_NETDUMP until it is acknowledged, and then answers one request after
 //! another (docs/protocol.md, "Classic"). It answers each copy of a request, so a duplicate is harmless.
 
+pub mod client;
 mod config;
 mod queue;
 pub mod v6;

@@ -11,7 +11,7 @@ use super::super::super::wire::v6::message::{
 use super::super::super::wire::v6::{Codec, Level, Reason};
 use super::super::super::wire::{Error, Pfn, Result};
 use super::super::add;
-use super::{Choice, Counters6, Room, Source};
+use super::{fill, Choice, Counters6, Room, Source};
 
 /// Choices that are asked for at a time: between two of them the network is looked at.
 const STEPS: usize = 256;
@@ -267,7 +267,7 @@ impl Walk {
             let room = if sending.held == Held::Packed { &self.packed } else { &self.plain };
             let from = room.get(sending.at..sending.at.saturating_add(sending.len));
             if let (Some(from), Some(to)) = (from, self.kept.room.get_mut(..sending.len)) {
-                to.copy_from_slice(from);
+                fill(to, from);
                 let kept = &mut self.kept;
                 (kept.first, kept.build, kept.len) = (sending.first.0, sending.build, sending.len);
                 (kept.codec, kept.age) = (sending.codec, 0);
@@ -405,7 +405,7 @@ fn sending(
     if piece_len == 0 {
         return None;
     }
-    let pieces = len.div_ceil(piece_len);
+    let pieces = len.saturating_add(piece_len.saturating_sub(1)).checked_div(piece_len)?;
     if pieces == 0 || pieces > MAX_PIECES {
         return None;
     }
@@ -435,7 +435,7 @@ impl Sending {
         }
         .emit_header(body)?;
         let out = body.get_mut(PIECE_HEADER_LEN..PIECE_HEADER_LEN.saturating_add(len)).ok_or(Error::NoRoom)?;
-        out.copy_from_slice(data);
+        fill(out, data);
         Ok(PIECE_HEADER_LEN.saturating_add(len))
     }
 }

@@ -87,10 +87,12 @@ impl<'a> Cluster<'a> {
         let pages = r.rest();
         let mut cluster = Cluster { first, runs, pages, end: first };
         let mut selected = 0u64;
-        for (n, run) in cluster.runs().enumerate() {
-            if run.pages == 0 || (n == 0 && run.skip != 0) {
+        let mut is_first = true;
+        for run in cluster.runs() {
+            if run.pages == 0 || (is_first && run.skip != 0) {
                 return Err(Error::Invalid("run"));
             }
+            is_first = false;
             let end = cluster.end.0.checked_add(u64::from(run.skip));
             let end = end.and_then(|end| end.checked_add(u64::from(run.pages)));
             cluster.end = Pfn(end.ok_or(Error::Invalid("run"))?);

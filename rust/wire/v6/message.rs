@@ -35,7 +35,7 @@ pub mod kind {
 /// Segments in a GRANT, and segments that a client works on, at most.
 pub const MAX_SEGMENTS: usize = 16;
 /// Entries in a REPAIR, at most.
-pub const MAX_REPAIRS: usize = 24;
+pub const MAX_REPAIRS: usize = 16;
 /// Selected pages of a cluster, at most.
 pub const MAX_CLUSTER_PAGES: u8 = 16;
 

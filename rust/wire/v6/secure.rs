@@ -159,7 +159,7 @@ impl<const WORDS: usize> Replay<WORDS> {
             if skipped >= Self::BITS {
                 self.seen = [0; WORDS];
             } else {
-                (self.next..=counter.0).for_each(|n| self.clear(n));
+                (0..=skipped).for_each(|n| self.clear(self.next.wrapping_add(n)));
             }
             self.next = counter.0.saturating_add(1);
         }

@@ -381,6 +381,16 @@ pub struct Candidate {
     pub cookies: Vec<Cookie>,
 }
 
+/// A client that says it was armed with one of its keys.
+pub struct Armed {
+    /// Its name.
+    pub id: ClientId,
+    /// It was armed with the key before its current one.
+    pub previous: bool,
+    /// The arm key: what its START6 must have been signed with.
+    pub arm_key: Zeroizing<[u8; 32]>,
+}
+
 /// The store, for netdump-server. Each look takes a few system calls, however many clients there are.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -408,6 +418,53 @@ impl Reader {
             found.push(Candidate { id, label: client.label, cookies });
         }
         Ok(found)
+    }
+
+    /// The client that has this key, with the key of this arming. It is looked for among those that registered from
+    /// `address` first; then, if `everywhere`, among all: a machine may have another address by now.
+    pub fn armed(
+        &self,
+        address: IpAddr,
+        key_id: &KeyId,
+        arm_id: &[u8; 16],
+        kx: &[u8],
+        everywhere: bool,
+    ) -> Result<Option<Armed>> {
+        let server = match files::read(&self.root.join("server_id"), 64)? {
+            Some(text) => std::str::from_utf8(&text).unwrap_or("").trim_end().parse::<ServerId>()?,
+            None => return Ok(None),
+        };
+        let armed = |id: &ClientId| -> Result<Option<Armed>> {
+            let Some(client) = read_client(&self.root, id)? else { return Ok(None) };
+            let keys = [&client.current, &client.previous];
+            let found = keys.into_iter().enumerate().find_map(|(n, key)| {
+                let key = key.as_ref().filter(|key| key.key_id == *key_id)?;
+                Some(Armed { id: id.clone(), previous: n > 0, arm_key: key.root.arm_key(key_id, arm_id, &server, kx) })
+            });
+            Ok(found)
+        };
+        for id in read_address(&self.root, address)? {
+            if let Some(found) = armed(&id)? {
+                return Ok(Some(found));
+            }
+        }
+        if !everywhere {
+            return Ok(None);
+        }
+        let path = self.root.join("clients");
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) => return Err(Error::Io { path, error }),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
+            // One file that is damaged must not hide the others.
+            if let Some(found) = id.and_then(|id| armed(&id).ok().flatten()) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 

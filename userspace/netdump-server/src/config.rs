@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netdump_core::wire::v6::{Codec, Level};
 use netdump_session::MIN_WINDOW;
 
 use crate::allow::AllowList;
@@ -56,6 +57,10 @@ pub struct Settings {
     pub format: Format,
     /// Leave pages of zeroes as holes in the file.
     pub skip_zero: bool,
+    /// What clients leave out beside what they leave out by themselves. Version 6.
+    pub level: Level,
+    /// How clients compress memory on its way. Version 6.
+    pub codec: Codec,
     /// Command that is run on each finished vmcore (its path is appended); empty is none.
     pub compress: String,
     /// Receive buffer asked for, in bytes.
@@ -107,6 +112,8 @@ impl Default for Settings {
             dumpdir: PathBuf::from("/var/crash"),
             format: Format::Elf,
             skip_zero: true,
+            level: Level::ALL,
+            codec: Codec::Lz4,
             compress: String::new(),
             rcvbuf: 32 << 20,
             max_outstanding_pages: 192,
@@ -260,6 +267,12 @@ pub const KEYS: &[Key] = &[
     key!("skip_zero", Kind::Bool, Yes,
         |s, v| put(&mut s.skip_zero, boolean(v)), |s| s.skip_zero.to_string(),
         "Leave pages of zeroes as holes"),
+    key!("level", Kind::Value("0-31"), Yes,
+        |s, v| put(&mut s.level, level(v)), |s| s.level.number().to_string(),
+        "What clients of version 6 leave out, as makedumpfile -d; they may leave out more"),
+    key!("codec", Kind::Value("none|lz4|zstd"), Yes,
+        |s, v| put(&mut s.codec, codec(v)), |s| codec_name(s.codec).into(),
+        "How clients of version 6 compress memory on its way"),
     key!("compress", Kind::Value("COMMAND"), Yes,
         |s, v| put(&mut s.compress, command(v)), |s| quote(Some(s.compress.clone())),
         "Command to run on each finished vmcore"),
@@ -508,6 +521,28 @@ fn format_name(format: Format) -> &'static str {
     match format {
         Format::Elf => "elf",
         Format::Netdump => "netdump",
+    }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let number = text.parse().ok().and_then(Level::new);
+    number.ok_or_else(|| format!("`{text}` is not a number from 0 to 31"))
+}
+
+fn codec(text: &str) -> Result<Codec, String> {
+    match text {
+        "none" => Ok(Codec::Raw),
+        "lz4" => Ok(Codec::Lz4),
+        "zstd" => Ok(Codec::Zstd),
+        _ => Err(format!("`{text}` is not none, lz4 or zstd")),
+    }
+}
+
+fn codec_name(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Raw => "none",
+        Codec::Lz4 => "lz4",
+        Codec::Zstd => "zstd",
     }
 }
 

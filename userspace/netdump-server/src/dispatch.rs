@@ -9,7 +9,12 @@ use std::time::{Duration, Instant};
 
 use netdump_core::wire::classic::{Body, Code, Reply, ReplyView, Start, REPLY_HEADER_LEN};
 use netdump_core::wire::Cookie;
-use netdump_session::{Params, Phase, Session};
+use netdump_core::wire::v6::handshake::{KeyName, Start6};
+use netdump_core::wire::v6::secure::Key as SealingKey;
+use netdump_core::wire::v6::{Header, VERSION};
+use netdump_keys::KeyId;
+use netdump_session::v6::{is_authentic, Params6, Session6};
+use netdump_session::{Dialogue, Params, Phase, Session};
 
 use crate::admission::DumpId;
 use crate::clients::{self, Owner, Useless};
@@ -33,6 +38,14 @@ const MAX_MAY_LOG: usize = 16_384;
 const LOOKUPS_PER_SECOND: u32 = 1000;
 /// How long it is remembered.
 const MAY_LOG_FOR: Duration = Duration::from_secs(30);
+/// A START6 counts as that of a client that crashed anew when its session was silent for so long.
+const RESTART_SILENCE: Duration = Duration::from_secs(5);
+/// Dumps of version 6 that are over and remembered: a copy of their START6 begins nothing.
+const MAX_BURNT: usize = 4096;
+
+/// Names a panic of a client: its key, if it has one, and what it drew.
+pub type Fire = (Option<KeyName>, [u8; 16]);
+
 /// The cookie of clients that are not known, as in the original.
 pub const OPEN_COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
 
@@ -45,7 +58,7 @@ impl Server {
         }
         match datagram.first() {
             Some(4 | 5) => {}
-            Some(6) => return self.refuse(Reason::UnknownVersion, path, "version 6 is not spoken here"),
+            Some(&VERSION) => return self.version_6(path, datagram),
             // printk knows no NUL, so what has one is no console text.
             Some(_) if !datagram.contains(&0) => return self.log_text(path, Text::Netconsole(datagram), datagram),
             _ => return self.events.add(Reason::NotNetdump, 1),
@@ -82,6 +95,127 @@ impl Server {
             }
         }
         self.refuse(Reason::WrongPort, path, "a reply from another port than the client's");
+    }
+
+    /// A datagram of version 6: the session decides whether it is genuine.
+    fn version_6(&mut self, path: Path, datagram: &[u8]) {
+        let is_start = Header::is_start(datagram);
+        let Some(dump) = self.dumps.get_mut(&path.peer) else {
+            if is_start {
+                return self.start_6(path, datagram);
+            }
+            return self.refuse(Reason::Stranger, path, "a datagram of a session that is not known");
+        };
+        // A client that has crashed anew, or that has lost its session, says so while its old session is silent.
+        let silent = dump.session.silent_for(self.now) >= RESTART_SILENCE;
+        dump.session.handle(self.now, datagram);
+        if is_start && silent && self.start_key(path, datagram).is_some() {
+            if let Some(dump) = self.dumps.get_mut(&path.peer) {
+                tracing::info!(client = %path.peer, "a new handshake of a client that has been silent: its dump ends");
+                dump.session.cancel(self.now);
+            }
+        }
+        self.touch(path);
+    }
+
+    fn start_6(&mut self, path: Path, datagram: &[u8]) {
+        if !self.starts.take(self.now, STARTS_PER_SECOND) {
+            return self.refuse(Reason::StartFlood, path, "too many START6 of unknown clients");
+        }
+        let Some((start, key)) = self.start_key(path, datagram) else { return };
+        let mut seed = [0; 32];
+        if let Err(error) = getrandom::fill(&mut seed) {
+            return self.refuse(Reason::StorageFailed, path, format_args!("no randomness: {error}"));
+        }
+        let burnt = (start.key, start.fire_id);
+        if self.burnt.contains(&burnt) {
+            return self.refuse(Reason::Burnt, path, "START6 of a dump that is over");
+        }
+        if !self.make_room_for_probe(path) {
+            return;
+        }
+        let params = Params6 {
+            level: self.settings.level,
+            codec: self.settings.codec,
+            max_window: self.window_6(),
+            silence: self.settings.client_timeout,
+            ..Params6::default()
+        };
+        let (key, owner) = key.map_or((None, Owner::Anybody), |(key, owner)| (Some(key), owner));
+        let Some(session) = Session6::new(params, datagram, key.as_ref(), seed, self.now) else {
+            return self.refuse(Reason::Malformed, path, "START6 without a suite that is spoken here");
+        };
+        self.insert(path, Dialogue::Six(Box::new(session)), vec![owner], Some(burnt));
+    }
+
+    /// Datagrams of version 6 that may be on their way to us: so many that the receive buffer holds them all, whatever else
+    /// comes. A datagram takes about twice its length there.
+    fn window_6(&self) -> u32 {
+        const ROOM: usize = 4608;
+        let share = self.settings.rcvbuf / 5 * 3 / self.settings.max_concurrent_dumps.max(1) as usize;
+        u32::try_from(share / ROOM).unwrap_or(u32::MAX).max(64)
+    }
+
+    /// Reads a START6 and looks for its key; `None` where it is refused. Without a key only those are dumped that nobody
+    /// knows, and only with secure=0.
+    #[allow(clippy::type_complexity)] // the two things that are said of a key
+    fn start_key<'a>(
+        &mut self,
+        path: Path,
+        datagram: &'a [u8],
+    ) -> Option<(Start6<'a>, Option<(SealingKey, Owner)>)> {
+        let start = match Start6::parse(datagram) {
+            Ok(start) => start,
+            Err(error) => {
+                self.refuse(Reason::Malformed, path, error);
+                return None;
+            }
+        };
+        let client = path.peer.ip();
+        let Some(name) = start.key else {
+            if clients::is_known(self.keys.as_ref(), &self.root, client) {
+                self.refuse(Reason::Downgrade, path, "START6 without a key from an address that a key is known for");
+                return None;
+            }
+            if self.settings.secure {
+                let detail = "START6 without a key: not dumped (secure=1)";
+                self.refuse(Reason::NotRegistered, path, detail);
+                return None;
+            }
+            return Some((start, None));
+        };
+        let everywhere = self.lookups.take(self.now, LOOKUPS_PER_SECOND / 100);
+        let key_id = KeyId(name.key_id);
+        let found = self.keys.as_ref().map(|keys| keys.armed(client, &key_id, &name.arm_id, start.kx, everywhere));
+        match found {
+            Some(Ok(Some(armed))) => {
+                let key = SealingKey::new(*armed.arm_key);
+                if !is_authentic(datagram, &key) {
+                    self.refuse(Reason::Forged, path, "START6 whose MAC is not that of its key");
+                    return None;
+                }
+                let owner = Owner::Enrolled { id: armed.id.to_string(), previous: armed.previous };
+                Some((start, Some((key, owner))))
+            }
+            Some(Err(error)) => {
+                self.refuse(Reason::BadKey, path, error);
+                None
+            }
+            Some(Ok(None)) | None => {
+                self.refuse(Reason::UnknownKey, path, "START6 with a key that no client is enrolled with");
+                None
+            }
+        }
+    }
+
+    /// Adds a session to the tables.
+    fn insert(&mut self, path: Path, session: Dialogue, owners: Vec<Owner>, burns: Option<Fire>) {
+        self.next_id += 1;
+        let mut dump = Dump::new(DumpId(self.next_id), session, path, owners, self.now, self.drops);
+        dump.burns = burns;
+        self.dumps.insert(path.peer, Box::new(dump));
+        self.by_ip.entry(path.peer.ip()).or_default().push(path.peer);
+        self.touch(path);
     }
 
     fn log_text(&mut self, path: Path, text: Text<'_>, datagram: &[u8]) {
@@ -174,13 +308,8 @@ impl Server {
             ..Params::new(*cookie)
         };
         let session = Session::new(params, start, seed, self.now);
-        self.next_id += 1;
-        let id = DumpId(self.next_id);
-        let dump = Dump::new(id, session, path, owners, self.now, self.drops);
-        self.dumps.insert(path.peer, Box::new(dump));
-        self.by_ip.entry(path.peer.ip()).or_default().push(path.peer);
         tracing::debug!(client = %path.peer, ?start, "START_NETDUMP");
-        self.touch(path);
+        self.insert(path, Dialogue::Classic(Box::new(session)), owners, None);
     }
 
     /// Keeps the table of unproven clients at its size, and each address's part of it.
@@ -231,6 +360,14 @@ impl Server {
         }
         self.may_log.insert(client, (answer, self.now));
         Some(answer)
+    }
+
+    /// A dump of version 6 is over.
+    pub(crate) fn burn(&mut self, fire: Fire) {
+        if self.burnt.len() >= MAX_BURNT {
+            self.burnt.clear();
+        }
+        self.burnt.insert(fire);
     }
 
     fn touch(&mut self, path: Path) {

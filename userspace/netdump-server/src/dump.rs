@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! One client's dump: its session, its directory, its file, and what will stand in `meta.json`.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use netdump_core::wire::classic::Start;
 use netdump_core::wire::ext::VolatileRange;
-use netdump_session::{Absence, Counters, Grant, Outcome, Phase, Session};
+use netdump_core::wire::v6::Reason;
+use netdump_session::{Absence, Counters, Grant, Dialogue, Outcome, Phase};
 use netdump_vmcore::{DumpInfo, Vmcoreinfo};
 
 use crate::admission::DumpId;
 use crate::clients::Owner;
 use crate::config::Format;
 use crate::crashdir::ClientDir;
+use crate::dispatch::Fire;
 use crate::meta::{DatagramCounts, DumpMeta, Meta, PageCounts, VolatileMeta};
 use crate::socket::Path;
 use crate::store::DirId;
@@ -45,7 +47,7 @@ pub struct Dump {
     /// Its name inside the server.
     pub id: DumpId,
     /// The protocol.
-    pub session: Session,
+    pub session: Dialogue,
     /// Where requests go.
     pub path: Path,
     /// Whose the cookies are that are tried for it.
@@ -105,6 +107,8 @@ pub struct Dump {
     pub drops_before: u64,
     /// Tenths of the memory that were reported.
     pub tenths: u64,
+    /// In version 6, which panic it is of: once it is over, that one is not dumped again.
+    pub burns: Option<Fire>,
     /// Counters of the session that were taken over.
     pub seen: Counters,
     /// Lost log bytes, filled in at the end.
@@ -138,7 +142,7 @@ impl Kaslr {
 
 impl Dump {
     /// A dump that has just been asked for.
-    pub fn new(id: DumpId, session: Session, path: Path, owners: Vec<Owner>, now: Instant, drops: u64) -> Dump {
+    pub fn new(id: DumpId, session: Dialogue, path: Path, owners: Vec<Owner>, now: Instant, drops: u64) -> Dump {
         Dump {
             id,
             session,
@@ -172,6 +176,7 @@ impl Dump {
             wrong_port: 0,
             drops_before: drops,
             tenths: 0,
+            burns: None,
             seen: Counters::default(),
             log_lost: 0,
             memory: (None, None),
@@ -204,6 +209,7 @@ impl Dump {
         match why {
             Absence::Reserved => self.absent.reserved += pages,
             Absence::OutOfRange => self.absent.out_of_range += pages,
+            Absence::LeftOut => self.absent.left_out += pages,
             Absence::Unanswered => self.absent.unanswered += pages,
         }
     }
@@ -233,10 +239,7 @@ impl Dump {
         let page_size = info.map_or(0, |info| info.page_size.bytes() as u64);
         let pages = outcome.map_or_else(|| self.session.progress().pages, |outcome| outcome.pages);
         let rate = if memory_seconds > 0.0 { (pages * page_size) as f64 / memory_seconds } else { 0.0 };
-        let (protocol, machine) = match self.session.start() {
-            Start::V5 { machine, .. } => (5, machine.0),
-            Start::V4 => (4, netdump_core::wire::classic::Machine::I386.0),
-        };
+        let (protocol, machine) = self.session.dialect();
         let failure = match (&self.storage_error, outcome) {
             // Whatever happened beside it.
             _ if self.complete => None,
@@ -254,7 +257,8 @@ impl Dump {
             phase: self.session.phase().name(),
             failure,
             protocol,
-            machine,
+            machine: machine.0,
+            left_out: self.session.left_out().map(left_out),
             format: match self.format {
                 Format::Elf => "elf",
                 Format::Netdump => "netdump",
@@ -293,6 +297,7 @@ impl Dump {
             volatile: self.volatile.iter().map(volatile_meta).collect(),
             client_id,
             previous_key,
+            authenticated: self.session.is_authenticated(),
             ..Meta::new(self.path.peer.ip(), self.started, self.registered)
         }
     }
@@ -301,6 +306,11 @@ impl Dump {
     pub fn is_probe(&self) -> bool {
         self.session.phase() == Phase::Probe
     }
+}
+
+/// Frames that were left out, by reason; those that are none are not named.
+fn left_out(counts: [u64; Reason::COUNT]) -> BTreeMap<&'static str, u64> {
+    Reason::EACH.iter().zip(counts).filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count)).collect()
 }
 
 fn volatile_meta(range: &VolatileRange) -> VolatileMeta {
@@ -314,12 +324,14 @@ fn volatile_meta(range: &VolatileRange) -> VolatileMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netdump_core::wire::classic::Start;
     use netdump_core::wire::Cookie;
-    use netdump_session::Params;
+    use netdump_session::{Params, Session};
 
     fn dump() -> Dump {
         let now = Instant::now();
         let session = Session::new(Params::new(Cookie::new(1)), Start::V4, [0; 32], now);
+        let session = Dialogue::Classic(Box::new(session));
         let path = Path { peer: ([10, 0, 0, 1], 6666).into(), local: None };
         Dump::new(DumpId(1), session, path, vec![Owner::Anybody], now, 0)
     }

@@ -14,7 +14,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use netdump_core::wire::classic::REQUEST_LEN;
 use netdump_session::{Event, Failure, Grant, Phase};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -25,6 +24,7 @@ use crate::events::Reason;
 use crate::hooks::{Hook, Outcome as HookOutcome};
 use crate::logs::Context;
 use crate::server::{Report, Server};
+use crate::socket::Sent;
 use crate::store::{DirId, StoreEvent};
 use crate::writer::{Page, Writer, WriterEvent, WriterOptions};
 
@@ -67,18 +67,27 @@ impl Server {
     }
 
     fn transmit(&mut self, dump: &mut Dump) {
-        let mut requests = Vec::new();
-        while requests.len() < MAX_BURST * REQUEST_LEN {
-            let Some(request) = dump.session.poll_transmit(self.now) else { break };
-            requests.extend_from_slice(&request);
+        // Those of one length go out together.
+        let (mut requests, mut len, mut next) = (Vec::new(), 0, Vec::new());
+        let mut sent = Sent::default();
+        for n in 0.. {
+            if n == MAX_BURST {
+                self.touched.push(dump.path.peer);
+                break;
+            }
+            if !dump.session.poll_transmit(self.now, &mut next) {
+                break;
+            }
+            if next.len() != len && !requests.is_empty() {
+                sent += self.sender.send(dump.path, &requests, len);
+                requests.clear();
+            }
+            len = next.len();
+            requests.extend_from_slice(&next);
         }
-        if requests.is_empty() {
-            return;
+        if !requests.is_empty() {
+            sent += self.sender.send(dump.path, &requests, len);
         }
-        if requests.len() >= MAX_BURST * REQUEST_LEN {
-            self.touched.push(dump.path.peer);
-        }
-        let sent = self.sender.send(dump.path, &requests, REQUEST_LEN);
         self.events.sent += sent.sent as u64;
         if sent.refused > 0 {
             self.events.add(Reason::SendRefused, sent.refused as u64 - 1);
@@ -131,6 +140,17 @@ impl Server {
                     self.write_kernel_log(dump);
                 }
             }
+            Event::Listing(text) => {
+                let mut all = format!("\n[netdump: the tasks as of the crash, {} bytes]\n", text.len()).into_bytes();
+                all.extend(text);
+                let mut cx = Context {
+                    now: self.now,
+                    settings: &self.settings,
+                    store: &mut self.store,
+                    events: &mut self.events,
+                };
+                self.logs.append(&mut cx, dump.path.peer.ip(), dump.registered, &all);
+            }
             Event::Page { pfn, data, again } => {
                 self.events.pages += 1;
                 dump.push_page(Page { pfn, data, again });
@@ -153,6 +173,7 @@ impl Server {
         match self.admission.request(dump.id, dump.path.peer.ip(), self.now) {
             Decision::Start => self.grant(dump, Grant::Full),
             Decision::Wait(place) => {
+                dump.session.set_position(u32::try_from(place + 1).unwrap_or(u32::MAX));
                 tracing::info!(client = %dump.path.peer, place = place + 1, "waiting for a slot");
             }
             Decision::LogOnly => {
@@ -475,6 +496,10 @@ impl Server {
             writer.finish(false);
         }
         dump.log_lost = if dump.grant.is_some() { self.logs.end_dump(dump.path.peer.ip(), self.now) } else { 0 };
+        // One whose memory is not whole may be begun again, by a client that has lost its session.
+        if let (Some(fire), true) = (dump.burns, dump.whole) {
+            self.burn(fire);
+        }
         let restarted = dump.outcome.as_mut().and_then(|outcome| outcome.restarted_as.take());
         let path = dump.path;
         if dump.is_writing() {

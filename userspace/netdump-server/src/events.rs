@@ -37,8 +37,6 @@ reasons! {
     TooShort = "too_short",
     /// Neither netdump nor console text: empty, or with NUL bytes in it.
     NotNetdump = "not_netdump",
-    /// A netdump version that this server does not speak.
-    UnknownVersion = "unknown_version",
     /// The fields contradict each other.
     Malformed = "malformed",
     /// From source port 0, which nothing can be sent to.
@@ -55,6 +53,14 @@ reasons! {
     NotRegistered = "not_registered",
     /// A START_NETDUMP from an address whose `magic/` file is of no use.
     BadMagic = "bad_magic",
+    /// A START6 with a key that no enrolled client has.
+    UnknownKey = "unknown_key",
+    /// A START6 whose MAC is not that of its key, or a later datagram with a wrong tag.
+    Forged = "forged",
+    /// A START6 of a dump that is over.
+    Burnt = "burnt",
+    /// A client that is known by a key came without one.
+    Downgrade = "downgrade",
     /// What the key store has of an address is of no use.
     BadKey = "bad_key",
     /// More START_NETDUMP of unknown clients than are looked at in a second.

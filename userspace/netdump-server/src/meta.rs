@@ -23,7 +23,7 @@ pub struct Meta {
     pub directory: String,
     /// When the directory began.
     pub started: Timestamp,
-    /// The client has proved who it is by a key. Never so in the classic protocol.
+    /// The client has proved who it is by a key, and everything of it was sealed. Never so in the classic protocol.
     pub authenticated: bool,
     /// Somebody is known at the client's address; what dumps from there had to know the secret.
     pub registered: bool,
@@ -82,6 +82,9 @@ pub struct DumpMeta {
     pub memory_bytes: u64,
     /// Pages by what became of them.
     pub pages: PageCounts,
+    /// Page frames that the client left out, by reason. Absent in the classic protocol, which leaves out nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<BTreeMap<&'static str, u64>>,
     /// Datagrams by what became of them.
     pub datagrams: DatagramCounts,
     /// Apparent size of the vmcore.
@@ -113,6 +116,8 @@ pub struct PageCounts {
     pub reserved: u64,
     /// The client says that the number is too high.
     pub out_of_range: u64,
+    /// The client left them out, as the level says.
+    pub left_out: u64,
     /// Never answered.
     pub unanswered: u64,
 }

@@ -5,7 +5,7 @@
 //! [`writer`](crate::writer) thread, scripts to processes; all report back through one channel. What a datagram does
 //! is in [`dispatch`](crate::dispatch), the life of a dump in [`dumps`](crate::dumps).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::config::{Reload, Settings, KEYS};
 use netdump_keys::Reader;
 
 use crate::crashdir::CrashDir;
+use crate::dispatch::Fire;
 use crate::dump::Dump;
 use crate::events::{Events, Reason};
 use crate::hooks::Hooks;
@@ -97,6 +98,8 @@ pub struct Server {
     pub(crate) by_ip: ByAddress<IpAddr, Vec<SocketAddr>>,
     /// Clients with datagrams whose consequences are not yet worked out.
     pub(crate) touched: Vec<SocketAddr>,
+    /// Dumps of version 6 that are over.
+    pub(crate) burnt: HashSet<Fire>,
     /// Whether an address may log, remembered for a while.
     pub(crate) may_log: ByAddress<IpAddr, (bool, Instant)>,
     pub(crate) pace: Pace,
@@ -190,6 +193,7 @@ impl Server {
             closing: HashMap::new(),
             by_ip: ByAddress::default(),
             touched: Vec::new(),
+            burnt: HashSet::new(),
             may_log: ByAddress::default(),
             pace: Pace::new(now),
             starts: Budget::new(now),

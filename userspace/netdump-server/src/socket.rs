@@ -47,6 +47,13 @@ pub struct Sent {
     pub refused: usize,
 }
 
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, other: Sent) {
+        self.sent += other.sent;
+        self.refused += other.refused;
+    }
+}
+
 /// The bound socket: two halves, so that answers can be sent while received datagrams are looked at.
 pub struct Socket {
     /// Takes datagrams in.

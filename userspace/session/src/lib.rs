@@ -33,6 +33,7 @@ mod ask;
 mod closing;
 mod cookies;
 mod crypto;
+mod dialogue;
 mod event;
 mod flight;
 mod info;
@@ -50,6 +51,7 @@ mod work;
 
 pub use cookies::MAX_COOKIES;
 pub use crypto::Ring;
+pub use dialogue::Dialogue;
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
 pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

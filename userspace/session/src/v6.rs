@@ -12,13 +12,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use netdump_core::wire::classic::{ItemId, Start};
+use netdump_core::engine::v6::MAX_INBOUND;
+use netdump_core::wire::classic::{ItemId, Machine, Start};
 use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::v6::cluster::Piece;
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use netdump_core::wire::v6::message::{kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Wait, MAX_REPAIRS};
 use netdump_core::wire::v6::secure::{Channel, Key, Refused, Role, TrafficKeys};
-use netdump_core::wire::v6::{Codec, Level, Reason, SessionId};
+use netdump_core::wire::v6::{Codec, Level, Reason, SessionId, VERSION};
 use netdump_core::wire::Cookie;
 use netdump_vmcore::PageSize;
 use rand::rngs::StdRng;
@@ -33,8 +34,8 @@ use item::{Fetch, Fetched};
 use memory::{Memory6, GRANT_INTERVAL};
 use rate::Rate;
 
-/// The longest datagram that a server sends.
-pub const MAX_OUTBOUND: usize = 1280;
+/// No datagram of ours is longer: what a client has room for.
+pub const MAX_OUTBOUND: usize = MAX_INBOUND;
 /// Copies of the acknowledgement are not sent faster than this.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 /// Questions to a client that has not answered one yet.
@@ -152,6 +153,8 @@ pub struct Session6 {
     room: usize,
     pages_per_datagram: f64,
     position: Option<u32>,
+    /// WAIT was sent, and the question behind it is due.
+    told: bool,
     grant: Option<Grant>,
     notes: Option<Vec<u8>>,
     ranges: Vec<Range<u64>>,
@@ -224,6 +227,7 @@ impl Session6 {
             room: usize::MAX,
             pages_per_datagram: 0.25,
             position: None,
+            told: false,
             grant: None,
             notes: None,
             ranges: Vec::new(),
@@ -347,6 +351,19 @@ impl Session6 {
         self.authenticated
     }
 
+    /// The client's machine.
+    pub fn machine(&self) -> Machine {
+        match self.machine {
+            Start::V5 { machine, .. } => machine,
+            Start::V4 => Machine::I386,
+        }
+    }
+
+    /// How long nothing authentic has come.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
     /// The START6 that it began with.
     pub fn start(&self) -> &[u8] {
         &self.start
@@ -390,6 +407,11 @@ impl Session6 {
     /// A datagram of version 6 from the client's address. Anything may be in it.
     pub fn handle(&mut self, now: Instant, datagram: &[u8]) {
         self.counters.datagrams += 1;
+        if datagram.first() != Some(&VERSION) {
+            // A client without a key offers both dialects: this is the other offer.
+            self.counters.doubtful_starts += 1;
+            return;
+        }
         if datagram == self.start {
             // It has not got our answer, or this is a copy; the answer is the same.
             self.counters.starts += 1;
@@ -775,11 +797,13 @@ impl Session6 {
                 if probing && self.probes >= PROBE_TRIES {
                     return None; // `handle_timeout` ends it
                 }
-                if let (Phase::Waiting, Some(position)) = (self.phase, self.position.take()) {
-                    // And then the question; the place in the queue is told anew by the owner.
+                if let (Phase::Waiting, Some(position), false) = (self.phase, self.position, self.told) {
+                    // And then the question, to see whether it is still there.
+                    self.told = true;
                     let seconds = (KEEPALIVE.as_secs() * 2 + 1) as u16;
                     return self.send(kind::WAIT, buf, |body| Wait { seconds, position }.emit(body));
                 }
+                self.told = false;
                 self.probes += u32::from(probing);
                 self.grant_due = now + if probing { self.pause } else { KEEPALIVE };
                 self.pause = (self.pause * 2).min(Duration::from_secs(1));

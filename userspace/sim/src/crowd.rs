@@ -5,10 +5,17 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Instant;
 
-use netdump_core::engine::{Config, Counters, End, Engine, Time, MAX_DATAGRAM};
+use netdump_core::engine::client::{Client, Dialects};
+use netdump_core::engine::v6::Config6;
+use netdump_core::engine::{Config, End, Time};
+use netdump_core::wire::classic::Machine as MachineKind;
+use netdump_core::wire::v6::handshake::KeyName;
+use netdump_core::wire::v6::secure::Key;
+use netdump_core::wire::v6::{Codec, Level};
 use netdump_core::wire::Cookie;
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::time::{TimeSpec, TimeValLike};
+use netdump_session::Ring;
 use serde::Serialize;
 
 use crate::image::{Image, ImageParams, PAGE_SIZE};
@@ -32,6 +39,14 @@ pub struct CrowdParams {
     pub image: ImageParams,
     /// The same for all.
     pub cookie: Cookie,
+    /// What they offer.
+    pub dialects: Dialects,
+    /// The key that they were armed with; it is the same for all.
+    pub key: Option<(KeyName, Key)>,
+    /// What they leave out.
+    pub level: Level,
+    /// The longest datagram that they send in version 6.
+    pub max_datagram: u16,
     /// Limits of the engine, ns; 0 is none.
     pub handshake_timeout: u64,
     /// Likewise.
@@ -61,8 +76,12 @@ pub struct MachineReport {
     pub queue_full: u64,
     /// Datagrams for which the socket had no room.
     pub unsent: u64,
-    /// START_NETDUMP sent.
+    /// START_NETDUMP or START6 sent.
     pub starts: u64,
+    /// Version of the protocol that was spoken last.
+    pub version: u8,
+    /// Bytes of datagrams sent.
+    pub sent_bytes: u64,
 }
 
 /// What became of all of them.
@@ -83,7 +102,7 @@ pub struct CrowdReport {
 struct Machine {
     address: SocketAddrV4,
     endpoint: Endpoint,
-    engine: Box<Engine>,
+    engine: Box<Client>,
     image: Image,
     unsent: u64,
     end: Option<(End, f64)>,
@@ -96,14 +115,27 @@ impl Machine {
         let endpoint = Endpoint::from_socket(socket, SocketAddr::V4(params.server))?;
         let seed = params.image.seed.wrapping_add(u64::from(number));
         let image = Image::new(ImageParams { seed, ..params.image.clone() });
-        let mut engine = Box::new(Engine::new());
+        let mut engine = Box::new(Client::new());
         let config = Config {
             handshake_timeout: params.handshake_timeout,
             idle_timeout: params.idle_timeout,
             total_timeout: params.total_timeout,
             ..image.config(params.cookie)
         };
-        engine.begin(config, now);
+        let six = Config6 {
+            machine: MachineKind::X86_64,
+            key: params.key,
+            seed: [seed as u8 ^ 0x5a; 32],
+            entropy: std::array::from_fn(|n| (std::process::id() >> (n % 4 * 8)) as u8 ^ number as u8),
+            max_datagram: params.max_datagram,
+            codecs: Codec::Lz4.bit() | Codec::Zstd.bit(),
+            level: params.level,
+            handshake_timeout: params.handshake_timeout,
+            idle_timeout: params.idle_timeout,
+            queue_timeout: 0,
+            total_timeout: params.total_timeout,
+        };
+        engine.begin(params.dialects, config, six, now, &Ring);
         Ok(Machine { address, endpoint, engine, image, unsent: 0, end: None })
     }
 
@@ -113,7 +145,7 @@ impl Machine {
             frames.iter_mut().for_each(|f| f.resize(MAX_FRAME, 0));
             let count = self.endpoint.receive(frames)?;
             for frame in &frames[..count] {
-                self.engine.handle(now, frame);
+                self.engine.handle(now, frame, &Ring);
             }
             if count < frames.len() {
                 break;
@@ -123,9 +155,9 @@ impl Machine {
         for _ in 0..TURN / BATCH {
             let mut count = 0;
             for frame in frames.iter_mut() {
-                frame.resize(MAX_DATAGRAM, 0);
-                let Some(len) = self.engine.transmit(now, &mut self.image, frame) else {
-                    more = false;
+                frame.resize(MAX_FRAME, 0);
+                let Some(len) = self.engine.transmit(now, &mut self.image, &Ring, frame) else {
+                    more = self.engine.has_more();
                     break;
                 };
                 frame.truncate(len);
@@ -142,18 +174,20 @@ impl Machine {
     }
 
     fn report(&self) -> MachineReport {
-        let counters: &Counters = self.engine.counters();
+        let (counters, six) = (self.engine.classic().counters(), self.engine.six().counters());
         MachineReport {
             address: IpAddr::V4(*self.address.ip()),
             end: self.end.map_or_else(|| "running".into(), |(end, _)| format!("{end:?}")),
             seconds: self.end.map_or(0.0, |(_, seconds)| seconds),
-            pages: counters.pages,
+            pages: counters.pages + six.pages + six.zero_pages,
             ram_pages: self.image.ram_pages().count() as u64,
             requests: counters.accepted,
             bad_cookie: counters.bad_cookie,
             queue_full: counters.queue_full,
             unsent: self.unsent,
-            starts: counters.starts,
+            starts: counters.starts + six.starts,
+            version: if self.engine.speaks() == Dialects::Classic { 5 } else { 6 },
+            sent_bytes: counters.sent_bytes + six.sent_bytes,
         }
     }
 }

@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
+use netdump_core::engine::client::Dialects;
+use netdump_core::wire::v6::Level;
 use netdump_core::wire::Cookie;
 use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::hostile::{self, ProbeParams};
@@ -95,6 +97,10 @@ fn machine(server: SocketAddrV4, address: Ipv4Addr) -> CrowdParams {
         count: 1,
         image: ImageParams { memory: 4 << 20, ..ImageParams::default() },
         cookie: COOKIE,
+        dialects: Dialects::Classic,
+        key: None,
+        level: Level::ALL,
+        max_datagram: 1416,
         handshake_timeout: 1_500_000_000,
         idle_timeout: 5_000_000_000,
         total_timeout: 2_000_000_000,

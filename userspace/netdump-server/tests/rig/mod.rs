@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use netdump_core::engine::client::Dialects;
+use netdump_core::wire::v6::Level;
 use netdump_core::wire::Cookie;
 use netdump_keys::message::Registration;
 use netdump_keys::{KeyId, Root, Store};
@@ -100,6 +102,13 @@ impl Setup {
         let store = Store::open(&self.keys()).unwrap();
         store.register(&name.parse().unwrap(), message, client.into(), jiff::Timestamp::now()).unwrap();
         cookie
+    }
+
+    /// The arm key that this server expects of a client with that root key.
+    pub fn arm_key(&self, number: u8, arm_id: &[u8; 16]) -> [u8; 32] {
+        let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
+        let server = std::fs::read_to_string(self.keys().join("server_id")).unwrap();
+        *root.arm_key(&KeyId([number; 16]), arm_id, &server.trim_end().parse().unwrap(), b"")
     }
 
     pub fn hook(&self, name: &str, text: &str) {
@@ -226,6 +235,10 @@ impl Server {
             count,
             image: image.clone(),
             cookie: Cookie::new(OPEN),
+            dialects: Dialects::Classic,
+            key: None,
+            level: Level::ALL,
+            max_datagram: 1416,
             handshake_timeout: nanos(PATIENCE),
             idle_timeout: nanos(PATIENCE),
             total_timeout: nanos(PATIENCE),

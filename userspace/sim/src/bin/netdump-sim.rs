@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use netdump_core::engine::client::Dialects;
 use netdump_core::wire::classic::DEFAULT_PORT;
 use netdump_core::wire::frame::MacAddr;
+use netdump_core::wire::v6::Level;
 use netdump_core::wire::{target, Cookie};
 use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::fleet::{self, FleetParams, Way};
@@ -74,6 +76,18 @@ struct Crash {
     /// The shared secret, 16 hexadecimal digits.
     #[arg(long, value_parser = cookie, default_value = "1111111111111111")]
     cookie: Cookie,
+    /// What they speak.
+    #[arg(long, value_enum, default_value = "either")]
+    protocol: Protocol,
+    /// What they leave out of themselves, as makedumpfile -d (version 6).
+    #[arg(long, value_name = "0-31", value_parser = level, default_value = "0")]
+    level: Level,
+    /// The longest datagram that they send, bytes of UDP payload (version 6).
+    #[arg(long, value_name = "BYTES", default_value_t = 1416)]
+    max_datagram: u16,
+    /// Bytes after which the noise in a page repeats itself, a multiple of 8: 4096 does not compress.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    repeat: u64,
     /// Longest wait for the server.
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
     handshake_timeout: Duration,
@@ -86,6 +100,31 @@ struct Crash {
     /// Makes memory different from run to run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+/// What a client offers.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Protocol {
+    /// Versions 4 and 5.
+    Classic,
+    /// Version 6.
+    Six,
+    /// Version 6 first.
+    Either,
+}
+
+impl From<Protocol> for Dialects {
+    fn from(protocol: Protocol) -> Dialects {
+        match protocol {
+            Protocol::Classic => Dialects::Classic,
+            Protocol::Six => Dialects::Six,
+            Protocol::Either => Dialects::Either,
+        }
+    }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    text.parse().ok().and_then(Level::new).ok_or_else(|| "not a number from 0 to 31".into())
 }
 
 #[derive(Args, Debug)]
@@ -252,10 +291,15 @@ fn crash(args: &Crash) -> Result<(String, bool)> {
             seed: args.seed,
             cpus: args.cpus,
             poisoned_every: args.poisoned_every,
+            repeat: args.repeat,
             extension: !args.no_items,
             ..ImageParams::default()
         },
         cookie: args.cookie,
+        dialects: args.protocol.into(),
+        key: None,
+        level: args.level,
+        max_datagram: args.max_datagram,
         handshake_timeout: nanos(args.handshake_timeout),
         idle_timeout: nanos(args.idle_timeout),
         total_timeout: nanos(args.total_timeout),

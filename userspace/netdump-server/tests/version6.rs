@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Version 6 with the real server and its store of keys.
+
+mod rig;
+
+use netdump_core::engine::client::Dialects;
+use netdump_core::wire::v6::handshake::KeyName;
+use netdump_core::wire::v6::secure::Key;
+use netdump_core::wire::v6::Level;
+use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
+use netdump_sim::image::{Image, ImageParams};
+use netdump_sim::source::leaves_out;
+use rig::{ended_meta, host, read_log, Core, Server, Setup};
+
+fn image(memory_mib: u64) -> ImageParams {
+    ImageParams { memory: memory_mib << 20, ..ImageParams::default() }
+}
+
+fn crash(server: &Server, params: &ImageParams, change: impl FnOnce(&mut CrowdParams)) -> CrowdReport {
+    let mut crowd = CrowdParams { dialects: Dialects::Either, ..server.crowd(2, 1, params) };
+    change(&mut crowd);
+    crowd::run(&crowd).unwrap()
+}
+
+#[test]
+fn a_clear_dump_is_true_and_its_directory_is_whole() {
+    let server = Server::with(&["--secure", "0"]);
+    let params = ImageParams { poisoned_every: 100, ..image(16) };
+    let report = crash(&server, &params, |_| {});
+    assert_eq!((report.served, report.machines[0].version), (1, 6), "version 6 is what both prefer");
+    server.wait_for("dump complete");
+    let dir = server.dir(host(server.block, 2));
+    let machine = Image::new(params);
+    Core::open(&dir.join("vmcore")).assert_true(&machine);
+    let log = read_log(&dir);
+    assert!(log.contains(std::str::from_utf8(machine.log()).unwrap()));
+    assert!(log.contains(std::str::from_utf8(&machine.listing()).unwrap()));
+    let meta = ended_meta(&dir);
+    assert_eq!((&meta["complete"], &meta["authenticated"]), (&true.into(), &false.into()));
+    let dump = &meta["dump"];
+    assert_eq!((&dump["protocol"], &dump["show_state"], &dump["obeyed"]), (&6.into(), &true.into(), &true.into()));
+    let readable = machine.ram_pages().filter(|pfn| machine.readable(*pfn)).count() as u64;
+    let count = |kind: &str| dump["pages"][kind].as_u64().unwrap();
+    assert_eq!(count("written") + count("zero"), readable);
+    assert_eq!(dump["left_out"]["unreadable"].as_u64().unwrap(), count("left_out"));
+    assert_eq!(count("written") + count("zero") + count("left_out"), machine.ram_pages().count() as u64);
+}
+
+#[test]
+fn both_ends_leave_out() {
+    let server = Server::with(&["--secure", "0", "--level", "8", "--codec", "zstd"]);
+    let params = ImageParams { repeat: 64, ..image(16) };
+    let report = crash(&server, &params, |crowd| crowd.level = Level::new(17).unwrap());
+    server.wait_for("dump complete");
+    let machine = Image::new(params);
+    let level = Level::new(25).unwrap();
+    let kept = |pfn: &_| machine.use_of(*pfn).is_none_or(|reason| !leaves_out(level, reason));
+    let wanted = machine.ram_pages().filter(kept).count() as u64;
+    let meta = ended_meta(&server.dir(host(server.block, 2)));
+    let pages = &meta["dump"]["pages"];
+    let count = |kind: &str| pages[kind].as_u64().unwrap();
+    assert_eq!(count("written") + count("zero"), wanted, "{meta}");
+    assert!(meta["dump"]["left_out"]["free"].as_u64().unwrap() > 0 && meta["dump"]["left_out"]["user"].as_u64().unwrap() > 0);
+    assert!(report.machines[0].sent_bytes < wanted * 4096 / 10, "it is compressed");
+}
+
+/// The arm key of a client that was registered with root key number `n`.
+fn arming(setup: &Setup, n: u8) -> (KeyName, Key) {
+    let arm_id = [7; 16];
+    (KeyName { key_id: [n; 16], arm_id }, Key::new(setup.arm_key(n, &arm_id)))
+}
+
+#[test]
+fn a_known_client_is_dumped_sealed_and_under_its_name() {
+    let setup = Setup::new(&[]);
+    let web = host(setup.block, 2);
+    setup.register("web", web, 1);
+    setup.register("web", web, 2);
+    let keys = [arming(&setup, 2), arming(&setup, 1)];
+    // It may have moved.
+    setup.register("elsewhere", host(setup.block, 7), 5);
+    let moved = arming(&setup, 5);
+    let server = setup.start();
+    for (n, (key, id, previous)) in
+        [(keys[0], "web", false), (keys[1], "web", true), (moved, "elsewhere", false)].into_iter().enumerate()
+    {
+        let report = crash(&server, &image(4), |crowd| {
+            crowd.key = Some(key);
+            crowd.first = host(server.block, 2 + n as u8);
+        });
+        assert_eq!((report.served, report.machines[0].version), (1, 6));
+        let dir = server.dir(host(server.block, 2 + n as u8));
+        let meta = ended_meta(&dir);
+        assert_eq!((&meta["complete"], &meta["authenticated"]), (&true.into(), &true.into()));
+        assert_eq!(meta["client_id"], id);
+        assert_eq!(meta.get("previous_key").is_some(), previous);
+        Core::open(&dir.join("vmcore")).assert_true(&Image::new(image(4)));
+    }
+}
+
+#[test]
+fn who_has_no_key_or_another_one_gets_and_gives_nothing() {
+    let setup = Setup::new(&["--secure", "0"]);
+    let web = host(setup.block, 2);
+    setup.register("web", web, 1);
+    let (name, _) = arming(&setup, 1);
+    let server = setup.start();
+    let stranger = KeyName { key_id: [9; 16], ..name };
+    for (key, reason) in [
+        (Some((name, Key::new([1; 32]))), "forged"),
+        (Some((stranger, Key::new([1; 32]))), "unknown_key"),
+        (None, "downgrade"),
+    ] {
+        let report = crash(&server, &image(4), |crowd| {
+            crowd.key = key;
+            crowd.dialects = Dialects::Six;
+            crowd.handshake_timeout = 1_500_000_000;
+        });
+        assert_eq!(report.given_up, 1, "{reason}");
+        server.wait_for(reason);
+        assert!(server.dirs(web).is_empty(), "{reason}");
+    }
+}
