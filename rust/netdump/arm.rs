@@ -176,7 +176,7 @@ impl State {
         }
         let mut ranges = KVec::new();
         ranges.extend_from_slice(memory.ranges(), GFP_KERNEL).map_err(|_| NotArmed::NoMemory)?;
-        let plan = Plan::new(self.settings, route.ifindex, path)?;
+        let plan = Plan::new(self.settings, route.ifindex, device.mtu, path)?;
         // The old plan holds the old device; it goes only when the new one is in place.
         drop(PLAN.replace(Some(plan)));
         self.armed = Some(Armed { ifindex: route.ifindex, device, path, next_hop: route.next_hop, memory: ranges });

@@ -4,12 +4,19 @@
 //! wait ends by a clock that runs. It ends in what the administrator configured.
 
 use super::arm::PLAN;
-use super::engine::{self, End, Engine, ItemPart, PageClass, Target, Time, Unreadable};
+use super::engine::client::{Client, Dialects};
+use super::engine::v6::{Choice, Config6, Source};
+use super::engine::{self, End, ItemPart, PageClass, Target, Time, Unreadable};
 use super::notes;
+use super::pages::{self, Fate};
 use super::plan::{Plan, Text};
 use super::settings::Reboot;
 use super::sys::claim;
 use super::sys::clock::{self, Clock};
+use super::sys::compress::Compressors;
+use super::sys::crypto::{self, Kernel};
+use super::sys::keys::Hidden;
+use super::sys::memmap::StructPages;
 use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
 use super::sys::panic_cell::PanicStatic;
@@ -18,15 +25,16 @@ use super::sys::stop_cpus::Attempt;
 use super::sys::system::{self, SoftirqContext, Symbol};
 use super::sys::tasks::TaskListing;
 use super::sys::tx::Checksum;
-use super::sys::volatile::{Changed, ENTRY_LEN};
+use super::sys::volatile::{Changed, PhysRange, ENTRY_LEN};
 use super::sys::{keys, kmsg, notifier, stop_cpus};
 use super::wire::classic::{ItemId, Machine};
 use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, Path, UdpChecksum, UdpHeaders};
+use super::wire::v6::{Codec, Level, Reason};
 use super::wire::Pfn;
 use core::ffi::CStr;
 use kernel::prelude::*;
 
-static ENGINE: PanicStatic<Engine> = PanicStatic::new(Engine::new());
+static ENGINE: PanicStatic<Client> = PanicStatic::new(Client::new());
 
 /// Frames sent in one go before looking for requests again, and before the NIC is told at the latest.
 const BURST: usize = 64;
@@ -71,8 +79,9 @@ pub fn on_panic(message: &CStr) {
     // A second panic after the dump, or a plan whose stack is in use: neither is dumped again.
     let Some(mut stack) = plan.stack.take() else { return };
     let mut end = None;
-    plan.changed.range(stack.range(), "stack");
-    stack.run(&mut |regs| end = dump(&mut plan, regs, message));
+    let place = stack.range();
+    plan.changed.range(place, "stack");
+    stack.run(&mut |regs| end = dump(&mut plan, regs, message, place));
     // The stack is memory that cannot be freed here.
     core::mem::forget(stack);
     match end {
@@ -99,6 +108,7 @@ impl core::fmt::Display for Why {
             End::Reboot => "the server has all and lets the machine restart",
             End::Exit => "the server lets the machine go on",
             End::Refused => "the server cannot handle this machine",
+            End::QueueTimeout => "the server kept it waiting for too long (queue_timeout)",
             End::HandshakeTimeout => "no server answered (handshake_timeout)",
             End::IdleTimeout => "the server has gone silent (idle_timeout)",
             End::TotalTimeout => "it took too long (total_timeout)",
@@ -107,7 +117,7 @@ impl core::fmt::Display for Why {
 }
 
 /// The whole dump, on a stack of its own.
-fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
+fn dump(plan: &mut Plan, regs: &Regs, message: &CStr, stack: PhysRange) -> Option<End> {
     if !clock::runs() {
         // Suspending or resuming: no deadline would ever come.
         pr_emerg!("the clock stands still, no dump\n");
@@ -138,7 +148,27 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
 
     let mut clock = Clock::start();
     let engine = ENGINE.take()?;
+    let key = keys::arm_key();
+    // What is derived from the keys lies in the engine, and what computes with them leaves traces on this stack.
+    if key.is_some() && !(plan.hidden.hide(&raw const ENGINE) && plan.hidden.hide_range(stack)) {
+        pr_emerg!("no room to note where the keys are, no dump\n");
+        return None;
+    }
+    let six = Config6 {
+        machine: Machine::X86_64,
+        key: key.map(|(name, key, _)| (name, key)),
+        seed: key.map_or(plan.seed, |(_, _, seed)| seed),
+        entropy: crypto::entropy(),
+        max_datagram: plan.max_datagram,
+        codecs: Codec::Lz4.bit() | Codec::Zstd.bit(),
+        level: plan.settings.level,
+        handshake_timeout: plan.settings.handshake_timeout,
+        idle_timeout: plan.settings.idle_timeout,
+        queue_timeout: plan.settings.queue_timeout,
+        total_timeout: plan.settings.total_timeout,
+    };
     engine.begin(
+        plan.settings.dialects,
         engine::Config {
             cookie: keys::cookie(),
             machine: Machine::X86_64,
@@ -152,7 +182,9 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr) -> Option<End> {
             idle_timeout: plan.settings.idle_timeout,
             total_timeout: plan.settings.total_timeout,
         },
+        six,
         Time(clock.now()),
+        &Kernel,
     );
     let end = serve(plan, engine, &mut clock);
     plan.nic.give_back();
@@ -180,9 +212,11 @@ fn name_stragglers() {
 
 /// Notes what will change from now on, before the first page is read.
 fn report(plan: &mut Plan) {
-    let Plan { nic, memory, changed, .. } = plan;
+    let Plan { nic, memory, struct_pages, compressors, changed, .. } = plan;
     nic.report(changed);
     memory.report(changed);
+    struct_pages.report(changed);
+    compressors.report(changed);
     changed.itself("state");
     let place: *const Plan = &*plan;
     plan.changed.place(place, "state");
@@ -194,10 +228,12 @@ fn report(plan: &mut Plan) {
 }
 
 /// Answers the server until the engine says that it is over.
-fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
+fn serve(plan: &mut Plan, engine: &mut Client, clock: &mut Clock) -> End {
     let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, foreign, .. } = plan;
+    let Plan { struct_pages, compressors, hidden, .. } = plan;
     let mut link = Link { path, headers, offload: *offload, ident: 0, foreign, answer: None };
-    let mut target = Machinery { memory, regs, notes, log, changed, frozen, listing: None };
+    let mut target =
+        Machinery { memory, regs, notes, log, changed, frozen, struct_pages, compressors, hidden, listing: None };
     let mut announced = clock.now();
     let mut touched = announced;
     let mut stalled = 0u32;
@@ -224,7 +260,7 @@ fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
             drain(nic, clock);
             return end;
         }
-        if !serving && matches!(engine.state(), engine::State::Serving(_)) {
+        if !serving && engine.is_serving() {
             serving = true;
             pr_emerg!("< handshake completed - listening for dump requests. >\n");
         }
@@ -240,7 +276,7 @@ fn serve(plan: &mut Plan, engine: &mut Engine, clock: &mut Clock) -> End {
 }
 
 /// Sends what is due. False if the transmitter is stuck on something.
-fn send_burst(nic: &mut Nic, link: &mut Link<'_>, engine: &mut Engine, target: &mut Machinery<'_>, now: Time) -> bool {
+fn send_burst(nic: &mut Nic, link: &mut Link<'_>, engine: &mut Client, target: &mut Machinery<'_>, now: Time) -> bool {
     for step in 1..=BURST {
         let sender = nic.sender();
         if !sender.flush(false) {
@@ -250,7 +286,7 @@ fn send_burst(nic: &mut Nic, link: &mut Link<'_>, engine: &mut Engine, target: &
         let Some(written) = link.write(engine, target, now, slot.frame()) else { return true };
         slot.commit(written.len, written.ip, written.udp, link.path.local.is_ipv6(), written.checksum);
         // "More" keeps the NIC waiting: only if another frame follows at once, whatever happens.
-        let more = step < BURST && engine.pending() > 0 && sender.has_free();
+        let more = step < BURST && engine.has_more() && sender.has_free();
         if !sender.flush(more) {
             return false;
         }
@@ -288,7 +324,7 @@ struct Written {
 
 impl Link<'_> {
     /// Looks at a frame: requests of the server go to the engine, questions for our address are answered.
-    fn take(&mut self, engine: &mut Engine, now: Time, frame: &[u8], checksum: UdpChecksum) {
+    fn take(&mut self, engine: &mut Client, now: Time, frame: &[u8], checksum: UdpChecksum) {
         match frame::parse(frame, checksum) {
             Ok(Frame::Udp(udp)) => {
                 // The source port is not looked at, as in the original: the cookie is what counts.
@@ -296,7 +332,7 @@ impl Link<'_> {
                     return;
                 }
                 if udp.src == self.path.peer {
-                    engine.handle(now, udp.payload);
+                    engine.handle(now, udp.payload, &Kernel);
                 } else {
                     *self.foreign = self.foreign.saturating_add(1);
                 }
@@ -319,7 +355,7 @@ impl Link<'_> {
     /// Writes the next frame that is due. None if there is none.
     fn write(
         &mut self,
-        engine: &mut Engine,
+        engine: &mut Client,
         target: &mut Machinery<'_>,
         now: Time,
         frame: &mut [u8],
@@ -336,7 +372,7 @@ impl Link<'_> {
             }
         }
         let payload = frame.get_mut(self.path.headers_len()..)?;
-        let payload_len = engine.transmit(now, target, payload)?;
+        let payload_len = engine.transmit(now, target, &Kernel, payload)?;
         self.ident = self.ident.wrapping_add(1);
         let fill = if self.offload { Fill::Offload } else { Fill::Full };
         let emitted = self.headers.emit(frame, payload_len, self.ident, fill)?;
@@ -358,6 +394,9 @@ struct Machinery<'a> {
     log: &'a Text,
     changed: &'a mut Changed,
     frozen: &'a mut Option<usize>,
+    struct_pages: &'a mut StructPages,
+    compressors: &'a mut Compressors,
+    hidden: &'a Hidden,
     listing: Option<TaskListing>,
 }
 
@@ -370,7 +409,7 @@ impl Target for Machinery<'_> {
     }
 
     fn read(&mut self, pfn: Pfn, offset: u32, out: &mut [u8]) -> Result<(), Unreadable> {
-        if keys::is_secret(pfn.0) {
+        if self.is_secret(pfn) {
             out.fill(0);
             return Ok(());
         }
@@ -395,6 +434,31 @@ impl Target for Machinery<'_> {
     }
 }
 
+impl Source for Machinery<'_> {
+    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice {
+        if let Err(next) = self.memory.classify(pfn.0) {
+            let to = next.map_or(end, Pfn).min(end);
+            return Choice::Skip { to, reason: Reason::Unreadable };
+        }
+        if self.is_secret(pfn) {
+            return Choice::Skip { to: Pfn(pfn.0.saturating_add(1)), reason: Reason::Secret };
+        }
+        let layout = self.struct_pages.layout();
+        match pages::select(&layout, level, self.struct_pages, pfn.0) {
+            Fate::Keep => Choice::Keep,
+            Fate::Leave { to, reason } => Choice::Skip { to: Pfn(to.min(end.0)), reason },
+        }
+    }
+
+    fn hash(&mut self, bytes: &[u8]) -> u32 {
+        crypto::hash(bytes)
+    }
+
+    fn compress(&mut self, codec: Codec, from: &[u8], to: &mut [u8]) -> Option<usize> {
+        self.compressors.compress(codec, from, to)
+    }
+}
+
 fn part_of(whole: &[u8], offset: u32, out: &mut [u8]) -> ItemPart {
     let left = whole.get(offset as usize..).unwrap_or(&[]);
     let mut written = 0;
@@ -406,6 +470,10 @@ fn part_of(whole: &[u8], offset: u32, out: &mut [u8]) -> ItemPart {
 }
 
 impl Machinery<'_> {
+    fn is_secret(&self, pfn: Pfn) -> bool {
+        keys::is_secret(pfn.0) || self.hidden.holds(pfn.0)
+    }
+
     fn changed_part(&mut self, offset: usize, out: &mut [u8]) -> ItemPart {
         if offset == 0 && self.frozen.is_none() {
             *self.frozen = Some(self.changed.len());
@@ -425,20 +493,40 @@ impl Machinery<'_> {
     }
 }
 
-fn summary(plan: &mut Plan, engine: &Engine, elapsed: u64) {
-    let counters = engine.counters();
-    let (_, full) = plan.nic.sender().counts();
+fn summary(plan: &mut Plan, engine: &Client, elapsed: u64) {
     if plan.changed.overflow() > 0 {
         pr_emerg!("{} places that changed found no room in the report\n", plan.changed.overflow());
     }
+    if engine.speaks() == Dialects::Classic {
+        let counters = engine.classic().counters();
+        pr_emerg!(
+            "{} pages ({} not readable) in {} ms, {} requests ({} with a wrong cookie, {} too short)\n",
+            counters.pages,
+            counters.reserved,
+            elapsed / 1_000_000,
+            counters.received,
+            counters.bad_cookie,
+            counters.short
+        );
+    } else {
+        let counters = engine.six().counters();
+        pr_emerg!(
+            "{} pages and {} of zeroes in {} ms, {} bytes sent, {} left out; {} datagrams received ({} forged, {} replayed, {} malformed), {} pieces sent again\n",
+            counters.pages,
+            counters.zero_pages,
+            elapsed / 1_000_000,
+            counters.sent_bytes,
+            engine.six().left_out().iter().fold(0u64, |sum, count| sum.saturating_add(*count)),
+            counters.received,
+            counters.forged,
+            counters.replayed,
+            counters.malformed,
+            counters.repairs
+        );
+    }
+    let (_, full) = plan.nic.sender().counts();
     pr_emerg!(
-        "{} pages ({} not readable) in {} ms, {} requests ({} with a wrong cookie, {} too short), {} from elsewhere, {} frames dropped, transmitter full {} times\n",
-        counters.pages,
-        counters.reserved,
-        elapsed / 1_000_000,
-        counters.received,
-        counters.bad_cookie,
-        counters.short,
+        "{} datagrams from elsewhere, {} frames dropped, transmitter full {} times\n",
         plan.foreign,
         plan.nic.dropped(),
         full

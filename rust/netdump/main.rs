@@ -12,6 +12,8 @@
 #[path = "../engine/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod engine;
+#[path = "../pages/mod.rs"]
+mod pages;
 #[path = "../sys/mod.rs"]
 mod sys;
 #[path = "../wire/mod.rs"]

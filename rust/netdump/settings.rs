@@ -2,8 +2,10 @@
 
 //! The module's parameters, checked.
 
+use super::engine::client::Dialects;
 use super::sys::params;
 use super::wire::target::{Target, TargetError};
+use super::wire::v6::Level;
 use kernel::prelude::*;
 
 /// Port of both ends where none is given.
@@ -34,6 +36,12 @@ pub struct Settings {
     pub idle_timeout: u64,
     /// Nanoseconds; 0 is no limit.
     pub total_timeout: u64,
+    /// Nanoseconds; 0 is no limit.
+    pub queue_timeout: u64,
+    /// What this machine leaves out.
+    pub level: Level,
+    /// What is offered to the server where no key is loaded.
+    pub dialects: Dialects,
 }
 
 impl Settings {
@@ -59,6 +67,19 @@ impl Settings {
                 return Err(EINVAL);
             }
         };
+        let Some(level) = u8::try_from(given.level).ok().and_then(Level::new) else {
+            pr_err!("level={}: not from 0 to 31\n", given.level);
+            return Err(EINVAL);
+        };
+        let dialects = match given.protocol.trim_end() {
+            "auto" => Dialects::Either,
+            "6" => Dialects::Six,
+            "classic" => Dialects::Classic,
+            other => {
+                pr_err!("protocol={other}: neither 'auto' nor '6' nor 'classic'\n");
+                return Err(EINVAL);
+            }
+        };
         let nanoseconds = |seconds: u32| u64::from(seconds).saturating_mul(NANOSECONDS);
         Ok(Self {
             target,
@@ -67,6 +88,9 @@ impl Settings {
             handshake_timeout: nanoseconds(given.handshake_timeout),
             idle_timeout: nanoseconds(given.idle_timeout),
             total_timeout: nanoseconds(given.total_timeout),
+            queue_timeout: nanoseconds(given.queue_timeout),
+            level,
+            dialects,
         })
     }
 }

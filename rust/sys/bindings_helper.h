@@ -29,6 +29,7 @@
 #include <linux/kdebug.h>
 #include <linux/kexec.h>
 #include <linux/kmsg_dump.h>
+#include <linux/lz4.h>
 #include <linux/mem_encrypt.h>
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
@@ -60,6 +61,8 @@
 #include <linux/vmalloc.h>
 #include <linux/vmcore_info.h>
 #include <linux/workqueue.h>
+#include <linux/xxhash.h>
+#include <linux/zstd.h>
 #include <net/addrconf.h>
 #include <net/arp.h>
 #include <net/gro.h>
@@ -70,7 +73,10 @@
 #include <net/netdev_rx_queue.h>
 #include <net/netevent.h>
 #include <net/route.h>
+#include <crypto/chacha20poly1305.h>
+#include <crypto/sha2.h>
 #include <asm/apic.h>
+#include <asm/archrandom.h>
 #include <asm/fsgsbase.h>
 #include <asm/irq_stack.h>
 #include <asm/kexec.h>
@@ -181,6 +187,30 @@ struct page *nd_alloc_pages(unsigned int order);
 bool nd_boot_cpu_has(unsigned int feature);
 u64 nd_encryption_bits(void);
 
+/* Struct pages (memmap.rs), and what compress.rs needs. */
+enum {
+	ND_PG_HEAD = PG_head,
+	ND_PG_LRU = PG_lru,
+	ND_PG_PRIVATE = PG_private,
+	ND_PG_SWAPBACKED = PG_swapbacked,
+	ND_PG_SWAPCACHE = PG_swapcache,
+#ifdef CONFIG_MEMORY_FAILURE
+	ND_PG_HWPOISON = PG_hwpoison,
+#else
+	ND_PG_HWPOISON = 0,
+#endif
+	ND_PGTY_BUDDY = PGTY_buddy,
+	ND_PGTY_OFFLINE = PGTY_offline,
+	ND_PGTY_HUGETLB = PGTY_hugetlb,
+	ND_PGTY_SLAB = PGTY_slab,
+	ND_PGTY_UNACCEPTED = PGTY_unaccepted,
+	ND_MAX_PAGE_ORDER = MAX_PAGE_ORDER,
+	ND_LZ4_WORK = LZ4_MEM_COMPRESS,
+};
+unsigned long nd_vmemmap(void);
+u64 nd_cycles(void);
+unsigned long nd_cpu_random(void);
+
 /* Deferred work. */
 void nd_lock(void);
 void nd_unlock(void);
@@ -244,6 +274,9 @@ extern unsigned int nd_param_magic2;
 extern unsigned int nd_param_handshake_timeout;
 extern unsigned int nd_param_idle_timeout;
 extern unsigned int nd_param_total_timeout;
+extern unsigned int nd_param_queue_timeout;
+extern unsigned int nd_param_level;
+extern char nd_param_protocol[16];
 int nd_status_get(char *buffer, const struct kernel_param *kp);
 ssize_t nd_key_write(struct file *file, const char __user *from, size_t len, loff_t *offset);
 int nd_key_device_register(void);

@@ -443,6 +443,24 @@ phys_addr_t nd_page_to_phys(struct page *page)
 	return page_to_phys(page);
 }
 
+unsigned long nd_vmemmap(void)
+{
+	return (unsigned long)vmemmap;
+}
+
+u64 nd_cycles(void)
+{
+	return get_cycles();
+}
+
+/* 0 from a CPU without RDRAND. */
+unsigned long nd_cpu_random(void)
+{
+	unsigned long number = 0;
+
+	return arch_get_random_longs(&number, 1) ? number : 0;
+}
+
 unsigned long nd_total_ram_pages(void)
 {
 	return totalram_pages();

@@ -10,6 +10,8 @@ use super::bindings;
 use super::volatile::{Changed, PhysRange, PAGE_SIZE};
 use super::work::Shared;
 use crate::wire::arm::{Arming, KeyId, MAX_LEN, WIPE};
+use crate::wire::v6::handshake::KeyName;
+use crate::wire::v6::secure::Key;
 use crate::wire::Cookie;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use kernel::prelude::*;
@@ -130,6 +132,53 @@ pub fn cookie() -> Cookie {
     match counting() {
         Some((PARAMETERS, rest)) => Cookie::new(rest.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))),
         _ => blob().and_then(|blob| blob.cookie()).unwrap_or_default(),
+    }
+}
+
+/// The key of version 6, and randomness for the panic, where a key was given. Panic path.
+pub fn arm_key() -> Option<(KeyName, Key, [u8; 32])> {
+    let blob = blob()?;
+    let name = KeyName { key_id: blob.key_id().0, arm_id: *blob.arm_id() };
+    Some((name, Key::new(*blob.arm_key()), *blob.seed()))
+}
+
+/// Frames that hold secrets while a dump runs: the keys that were derived, and the stack on which that was done. They are
+/// no part of any dump.
+pub struct Hidden {
+    frames: KVec<u64>,
+}
+
+/// Frames that can be hidden: more than the state and the stack of a dump have.
+const MAX_HIDDEN: usize = 256;
+
+impl Hidden {
+    /// None yet. Process context.
+    pub fn new() -> Result<Self> {
+        Ok(Self { frames: KVec::with_capacity(MAX_HIDDEN, GFP_KERNEL)? })
+    }
+
+    /// Hides an object at any mapped kernel address. False if not all of it can be. Panic path.
+    pub fn hide<T>(&mut self, place: *const T) -> bool {
+        let first = place as usize & !(PAGE_SIZE as usize - 1);
+        let end = (place as usize).saturating_add(size_of::<T>());
+        (first..end).step_by(PAGE_SIZE as usize).all(|page| {
+            PhysRange::of_page(page).is_some_and(|range| self.hide_range(range))
+        })
+    }
+
+    /// Hides a range. False if not all of it can be. Panic path.
+    pub fn hide_range(&mut self, range: PhysRange) -> bool {
+        let frames = range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE);
+        let mut all = true;
+        for frame in frames {
+            all &= self.frames.push_within_capacity(frame).is_ok();
+        }
+        all
+    }
+
+    /// Whether a frame is hidden. Panic path.
+    pub fn holds(&self, pfn: u64) -> bool {
+        self.frames.contains(&pfn)
     }
 }
 

@@ -11,8 +11,11 @@ mod bindings;
 
 pub mod claim;
 pub mod clock;
+pub mod compress;
+pub mod crypto;
 pub mod keys;
 pub mod kmsg;
+pub mod memmap;
 pub mod memory;
 pub mod nic;
 pub mod notifier;

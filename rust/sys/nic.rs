@@ -18,6 +18,11 @@ use kernel::prelude::*;
 /// Drivers that cannot be polled in a panic: tried, they stall (their interrupt handler does what NAPI should).
 const UNSUITABLE: [&[u8]; 6] = [b"8139cp", b"8139too", b"pcnet32", b"tulip", b"ne2k-pci", b"veth"];
 
+/// Frames longer than this take several pages each …
+const JUMBO: usize = 3000;
+/// … and there are fewer of them.
+const JUMBO_POOL: usize = 128;
+
 /// Why a device cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotUsable {
@@ -85,6 +90,8 @@ pub struct Identity {
     name: [u8; 16],
     /// Its Ethernet address.
     pub mac: [u8; 6],
+    /// The longest packet that it sends, bytes.
+    pub mtu: u32,
 }
 
 impl Identity {
@@ -92,7 +99,8 @@ impl Identity {
     ///
     /// The caller holds RTNL, and `dev` is a registered Ethernet device.
     unsafe fn read(dev: *mut bindings::net_device) -> Self {
-        let mut identity = Self { name: [0; 16], mac: [0; 6] };
+        // SAFETY: As below.
+        let mut identity = Self { name: [0; 16], mac: [0; 6], mtu: unsafe { (*dev).mtu } };
         // SAFETY: Under RTNL neither name nor address changes; an Ethernet address is as long as `mac`.
         unsafe {
             for (to, from) in identity.name.iter_mut().zip(&(*dev).name) {
@@ -166,7 +174,7 @@ impl Nic {
         // SAFETY: Process context.
         unsafe { bindings::synchronize_rcu() };
         let receiver = Receiver::new(dev).map_err(|_| NotUsable::NoMemory)?;
-        let sender = Sender::new(dev, frame_len, POOL).map_err(|_| NotUsable::NoMemory)?;
+        let sender = Sender::new(dev, frame_len, if frame_len > JUMBO { JUMBO_POOL } else { POOL }).map_err(|_| NotUsable::NoMemory)?;
         Ok(Self { netpoll: hold.release(), receiver, sender })
     }
 

@@ -23,6 +23,12 @@ pub struct Parameters {
     pub idle_timeout: u32,
     /// Seconds; 0 means no limit.
     pub total_timeout: u32,
+    /// Seconds; 0 means no limit.
+    pub queue_timeout: u32,
+    /// `level=`, without a check.
+    pub level: u32,
+    /// `protocol=`, without a check.
+    pub protocol: &'static str,
 }
 
 /// Reads the parameters. None if a string is not UTF-8.
@@ -33,6 +39,7 @@ pub fn get() -> Option<Parameters> {
     unsafe {
         let netdump = &raw const bindings::nd_param_netdump;
         let reboot = &raw const bindings::nd_param_reboot;
+        let protocol = &raw const bindings::nd_param_protocol;
         Some(Parameters {
             netdump: text(&*netdump)?,
             disable: bindings::nd_param_disable,
@@ -40,6 +47,9 @@ pub fn get() -> Option<Parameters> {
             handshake_timeout: bindings::nd_param_handshake_timeout,
             idle_timeout: bindings::nd_param_idle_timeout,
             total_timeout: bindings::nd_param_total_timeout,
+            queue_timeout: bindings::nd_param_queue_timeout,
+            level: bindings::nd_param_level,
+            protocol: text(&*protocol)?,
         })
     }
 }

@@ -29,6 +29,18 @@ unsigned int nd_param_total_timeout = 43200;
 module_param_named(total_timeout, nd_param_total_timeout, uint, 0444);
 MODULE_PARM_DESC(total_timeout, "seconds after which a dump ends whatever happens (0: never; default 43200)");
 
+unsigned int nd_param_queue_timeout = 3600;
+module_param_named(queue_timeout, nd_param_queue_timeout, uint, 0444);
+MODULE_PARM_DESC(queue_timeout, "seconds to wait for a turn while the server dumps other machines (0: for ever; default 3600)");
+
+unsigned int nd_param_level;
+module_param_named(level, nd_param_level, uint, 0444);
+MODULE_PARM_DESC(level, "what is left out, a sum as for makedumpfile -d: 1 zero pages, 2 cache, 4 cache with private data, 8 processes, 16 free (default 0); version 6 only");
+
+char nd_param_protocol[16] = "auto";
+module_param_string(protocol, nd_param_protocol, sizeof(nd_param_protocol), 0444);
+MODULE_PARM_DESC(protocol, "auto (version 6, and the classic one where no key is loaded), 6 or classic (default auto)");
+
 bool nd_param_disable;
 module_param_named(disable, nd_param_disable, bool, 0444);
 MODULE_PARM_DESC(disable, "load, but never arm (netdump.disable=1 on the kernel command line)");

@@ -9,7 +9,8 @@ use super::{bindings, regs::Regs, volatile::PhysRange};
 use core::ffi::c_void;
 use kernel::prelude::*;
 
-const SIZE: usize = 32 * 1024;
+/// The kernel's zstd takes several KiB, and ciphers with vector registers their share.
+const SIZE: usize = 64 * 1024;
 
 #[repr(C, align(4096))]
 struct Memory([u8; SIZE]);

@@ -27,7 +27,7 @@ impl PhysRange {
     }
 
     /// The page that holds a mapped kernel address of any kind. None if it is not mapped. Panic path.
-    fn of_page(addr: usize) -> Option<Self> {
+    pub(super) fn of_page(addr: usize) -> Option<Self> {
         // SAFETY: Constants after boot: between the two lies the direct map.
         let linear = unsafe { bindings::page_offset_base..bindings::vmalloc_base };
         if linear.contains(&addr) {

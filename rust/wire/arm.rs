@@ -31,6 +31,9 @@ impl core::fmt::Display for KeyId {
 #[derive(Clone, Copy)]
 pub struct Arming<'a> {
     key_id: &'a [u8; 16],
+    arm_id: &'a [u8; 16],
+    arm_key: &'a [u8; 32],
+    seed: &'a [u8; 32],
     cookie: Option<&'a [u8; 8]>,
 }
 
@@ -51,7 +54,8 @@ impl<'a> Arming<'a> {
             return Err(Error::Invalid("flags"));
         }
         let key_id = reader.array("key_id")?;
-        reader.bytes(16 + 32 + 32 + 16, "keys")?;
+        let (arm_id, arm_key, seed) = (reader.array("arm_id")?, reader.array("arm_key")?, reader.array("seed")?);
+        reader.bytes(16, "server_id")?;
         let cookie = reader.array::<8>("cookie")?;
         let kx_len = usize::from(u16::from_le_bytes(*reader.array("kx_len")?));
         if kx_len > MAX_KX_LEN || reader.rest().len() != kx_len {
@@ -62,12 +66,27 @@ impl<'a> Arming<'a> {
         if present != (*cookie != [0; 8]) {
             return Err(Error::Invalid("cookie"));
         }
-        Ok(Self { key_id, cookie: if present { Some(cookie) } else { None } })
+        Ok(Self { key_id, arm_id, arm_key, seed, cookie: if present { Some(cookie) } else { None } })
     }
 
     /// Which root key the keys come from.
     pub fn key_id(&self) -> KeyId {
         KeyId(*self.key_id)
+    }
+
+    /// Which arming this is.
+    pub fn arm_id(&self) -> &'a [u8; 16] {
+        self.arm_id
+    }
+
+    /// The arm key. Secret.
+    pub fn arm_key(&self) -> &'a [u8; 32] {
+        self.arm_key
+    }
+
+    /// Randomness for the panic. Secret.
+    pub fn seed(&self) -> &'a [u8; 32] {
+        self.seed
     }
 
     /// The classic cookie, where one is wanted. A copy of a secret: not to be kept.

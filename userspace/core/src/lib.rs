@@ -31,5 +31,19 @@ pub mod engine;
         clippy::unwrap_used
     )
 )]
+#[path = "../../../rust/pages/mod.rs"]
+pub mod pages;
+
+#[cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 #[path = "../../../rust/wire/mod.rs"]
 pub mod wire;
