@@ -8,6 +8,7 @@ from pathlib import Path
 
 import panic_run
 from cases import Context, add
+from enrolment import Enrolment
 from guest import Guest, Machine
 from judges import must
 from server import MAGIC1, MAGIC2, Server
@@ -43,9 +44,10 @@ def status(guest: Guest) -> str:
 
 def keyed(context: Context) -> list[str]:
     """The last good blob counts, bad ones change nothing, and the dump holds nothing of them."""
-    directory = context.directory
+    directory, machine = context.directory, Machine()
+    enrolment = Enrolment(directory, machine.address)
     first, secret_1 = blob(b"\x11" * 16, secrets.randbits(64) | 1)
-    second, secret_2 = blob(b"\x22" * 16, COOKIE, kx=secrets.token_bytes(1152))
+    second, secret_2 = enrolment.blob(), enrolment.secrets()
     other, secret_3 = blob(b"\x33" * 16, secrets.randbits(64) | 1)
     # What is secret in the bad ones must not be found either.
     bad = {
@@ -71,7 +73,7 @@ def keyed(context: Context) -> list[str]:
             if name != "empty":  # a write of nothing does not get here
                 code = guest.run(f"/write-key /bad-{name} /dev/netdump; echo $?").strip()
                 must(code == str(EINVAL), f"{name}: errno {code}")
-            must(f"key: {'22' * 16}" in status(guest), f"{name}: {status(guest)}")
+            must(f"key: {enrolment.key_id.hex()}" in status(guest), f"{name}: {status(guest)}")
         # One that has it open holds the module.
         must(guest.run("exec 9>/dev/netdump; rmmod netdump 2>/dev/null; echo $?; exec 9>&-").strip() != "0", "unloaded while open")
 
@@ -79,9 +81,12 @@ def keyed(context: Context) -> list[str]:
         path, _ = server.meta()
         hits.extend(found(path / "vmcore", [*secret_1, *secret_2, *secret_3, first[128:136]]))
 
-    machine = Machine(extra=extra)
-    # The parameters' cookie is not the server's: the blob's is what counts.
-    lines = panic_run.panic_run(context.lab(), machine, directory, parameters="magic1=1 magic2=2", before_panic=before, dumped=dumped)
+    machine.extra = extra
+    # The parameters' cookie is not the server's: the blob is what counts.
+    lines = panic_run.panic_run(
+        context.lab(), machine, directory, parameters="magic1=1 magic2=2", before_panic=before, dumped=dumped, magic=False,
+        settings=enrolment.settings(),
+    )  # fmt: skip
     must(not hits, f"secrets are in the vmcore: {hits}")
     return [*lines, f"{len(bad)} bad blobs refused; none of {len(secret_1 + secret_2 + secret_3) + 1} secrets is in the vmcore"]
 
@@ -94,7 +99,7 @@ def wiped(context: Context) -> list[str]:
     guest = Guest(context.lab(), panic_run.with_module(context.lab(), Machine(extra=extra)), context.directory)
     with guest, Server(context.directory, [guest.machine.address]) as server:
         guest.wait_ready()
-        panic_run.arm(guest, "magic1=1 magic2=2 handshake_timeout=5")
+        panic_run.arm(guest, "magic1=1 magic2=2 handshake_timeout=5 protocol=classic")
         guest.run("/write-key /key /dev/netdump && /write-key /wipe /dev/netdump")
         guest.send(panic_run.PANIC)
         guest.wait_console(r"netdump: .*no server answered", 120)

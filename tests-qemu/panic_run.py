@@ -56,10 +56,11 @@ def with_module(lab, machine: Machine) -> Machine:
     return machine
 
 
-def arm(guest: Guest, parameters: str = "", target: str = "", seconds: float = 60) -> str:
+def arm(guest: Guest, parameters: str = "", target: str = "", seconds: float = 60, magic: bool = True) -> str:
     """Loads the module and waits until it says that it is armed; its status."""
     target = target or f"@{guest.machine.address}/eth0,@{HOST_ADDRESS}/"
-    guest.run(f"insmod /netdump.ko netdump={target} magic1={MAGIC1} magic2={MAGIC2} {parameters}")
+    cookie = f"magic1={MAGIC1} magic2={MAGIC2}" if magic else ""
+    guest.run(f"insmod /netdump.ko netdump={target} {cookie} {parameters}")
     deadline = time.monotonic() + seconds
     while True:
         status = guest.run("cat /sys/module/netdump/parameters/status")
@@ -198,22 +199,23 @@ def dump_seconds(machine: Machine) -> float:
 
 def panic_run(
     lab, machine: Machine, directory: Path, load=False, parameters="", trigger=PANIC, all_judges=False, in_stack="sysrq_handle_crash",
-    settings=None, before_panic=None, dumped=None, target="",
+    settings=None, before_panic=None, dumped=None, target="", magic=True,
 ) -> list[str]:
-    """A whole run that must end with a complete and true dump and a restart; lines for the report."""
+    """A whole run that must end with a complete and true dump and a restart; lines for the report. `magic`: both ends have a
+    cookie, and nothing else."""
     if load:
         machine.disk_mib = machine.disk_mib or 64
     ring = receive_ring(machine, load)
     if ring:
         machine.extra = {"/set-ring": guest_program("set-ring"), **machine.extra}
     guest = Guest(lab, with_module(lab, machine), directory)
-    server = Server(directory, [machine.address], **(settings or {}))
+    server = Server(directory, [machine.address] if magic else [], **(settings or {}))
     with guest, server:
         guest.wait_ready()
         iomem = guest.run("cat /proc/iomem")
         if ring:
             guest.run(f"/set-ring eth0 {ring}")
-        arm(guest, parameters, target)
+        arm(guest, parameters, target, magic=magic)
         with Load(guest) if load else contextlib.nullcontext():
             if before_panic:
                 before_panic(guest, server)

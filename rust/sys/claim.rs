@@ -56,6 +56,8 @@ pub(super) fn has_users() -> bool {
 
 /// Adds what netconsole.ko may change while the dump lasts, and after it. Panic path.
 pub fn report(changed: &mut Changed) {
+    // It is given back before the machine goes on.
+    changed.place(&raw const bindings::netdump_nic_claim, "state");
     // SAFETY: The word is only ever accessed atomically.
     let place = unsafe { AtomicPtr::<()>::from_ptr((&raw mut bindings::netdump_nic_claim.tell).cast()) };
     let tell = place.load(Ordering::Acquire);

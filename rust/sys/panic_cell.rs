@@ -78,7 +78,9 @@ impl<T: Send> PanicCell<T> {
     }
 }
 
-/// A value that is part of the module and used by the panic path alone: too large to be built on a stack.
+/// A value that is part of the module and used by the panic path alone: too large to be built on a stack. It has its pages for
+/// itself: where they hold keys they are not dumped, and what a debugger needs of the module must not go with them.
+#[repr(C, align(4096))]
 pub struct PanicStatic<T> {
     value: UnsafeCell<T>,
     entered: AtomicBool,

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A client that is enrolled, without ssh: the server's store of keys, and what the module is given (docs/keys.md)."""
+
+import hashlib
+import hmac
+import json
+import secrets
+import struct
+from pathlib import Path
+
+import panic_run
+
+
+def hkdf(secret: bytes, info: bytes) -> bytes:
+    """32 bytes by HKDF-SHA256 with an empty salt."""
+    return hmac.digest(hmac.digest(bytes(32), secret, hashlib.sha256), info + b"\1", hashlib.sha256)
+
+
+class Enrolment:
+    """One client, known under the address that it registered from."""
+
+    def __init__(self, directory: Path, address: str, name: str = "guest"):
+        self.directory, self.store = directory, directory / "keys"
+        self.root, self.key_id = secrets.token_bytes(32), secrets.token_bytes(16)
+        self.server_id, self.seed = secrets.token_bytes(16), secrets.token_bytes(32)
+        for part in ("clients", "addresses"):
+            (self.store / part).mkdir(parents=True, exist_ok=True)
+        (self.store / "server_id").write_text(f"{self.server_id.hex()}\n")
+        key = {"key_id": self.key_id.hex(), "root": self.root.hex(), "since": "2026-11-27T06:00:00Z"}
+        client = {
+            "version": 1, "id": name, "label": name, "address": address, "rotate": False, "current": key, "previous": None,
+        }  # fmt: skip
+        path = self.store / "clients" / f"{name}.json"
+        path.write_text(json.dumps(client))
+        path.chmod(0o600)
+        (self.store / "addresses" / address).write_text(f"{name}\n")
+        self.arm_id = secrets.token_bytes(16)
+        self.arm_key = hkdf(self.root, b"nd6 arm" + self.key_id + self.arm_id + self.server_id)
+
+    def settings(self) -> dict:
+        """For netdump.conf."""
+        return {"keydir": self.store}
+
+    def blob(self, arm_key: bytes = b"") -> bytes:
+        """What /dev/netdump takes."""
+        cookie = secrets.randbits(64) | 1
+        parts = self.key_id + self.arm_id + (arm_key or self.arm_key) + self.seed + self.server_id
+        return b"NDARM001" + struct.pack("<II", 138, 1) + parts + struct.pack("<QH", cookie, 0)
+
+    def files(self, **others: bytes) -> dict[str, Path]:
+        """For the guest's initramfs: the blob as /key, and the program that writes it."""
+        found = {"/write-key": panic_run.guest_program("write-key")}
+        for name, text in {"key": self.blob(), **others}.items():
+            path = self.directory / name
+            # So that it is not in the guest's memory as it is but where it belongs; write-key turns it back.
+            path.write_bytes(bytes(byte ^ 0xFF for byte in text))
+            found[f"/{name}"] = path
+        return found
+
+    def secrets(self) -> list[bytes]:
+        """What must be nowhere."""
+        traffic = [hkdf_expand(self.arm_key, label) for label in (b"nd6 start", b"nd6 ack")]
+        return [self.root, self.arm_key, self.seed, *traffic]
+
+
+def hkdf_expand(key: bytes, label: bytes) -> bytes:
+    """A key of the handshake: the first block of HKDF's expansion."""
+    return hmac.digest(key, label + b"\1", hashlib.sha256)
