@@ -216,7 +216,7 @@ def secure(lab, directory: Path):
     with Pair(lab, directory) as pair:
         client, server = pair.client, pair.server
         pair.set_up()
-        client.run("printf 'HANDSHAKETIMEOUT=20\\nPANIC=3\\n' >>/etc/sysconfig/netdump", PATIENCE)
+        client.run("printf 'HANDSHAKETIMEOUT=20\\nDUMPLEVEL=0\\nPANIC=3\\n' >>/etc/sysconfig/netdump", PATIENCE)
         client.run("service netdump restart && service netdump propagate", PATIENCE)
         pair.armed()
         must(client.run("netdumpctl status --json").find('"key": null') < 0, "the module has no key")

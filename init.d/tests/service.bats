@@ -81,16 +81,18 @@ kernel() { cat "$NETDUMP_ROOT/proc/sys/kernel/$1"; }
         if [ -n "$netdump" ]; then called "modprobe netdump $netdump" || { echo "$variables"; return 1; }; else not_called "modprobe netdump "; fi
         if [ -n "$netconsole" ]; then called "modprobe netconsole $netconsole" || { echo "$variables"; return 1; }; else not_called "modprobe netconsole"; fi
     done <<'END'
-NETDUMPADDR=crashhost|netdump=@/,@192.0.2.1/|netlog=@/,@192.0.2.1/
-NETDUMPADDR=sixhost NETLOGADDR=NONE|netdump=@/,@fd00::1/|
-NETDUMPADDR=192.0.2.9 NETLOGADDR=none|netdump=@/,@192.0.2.9/|
-NETDUMPADDR=fd00::9 NETLOGADDR=NONE|netdump=@/,@fd00::9/|
-NETDUMPADDR=crashhost NETLOGADDR=NONE LOCALPORT=7000 LOCALADDR=192.0.2.7 DEV=eth1 NETDUMPPORT=7001 NETDUMPMACADDR=02:00:00:00:00:01|netdump=7000@192.0.2.7/eth1,7001@192.0.2.1/02:00:00:00:00:01|
-NETDUMPADDR=crashhost NETLOGADDR=NONE IDLETIMEOUT=10 HANDSHAKETIMEOUT=20 TOTALTIMEOUT=30 REBOOT=kernel|netdump=@/,@192.0.2.1/ idle_timeout=10 handshake_timeout=20 total_timeout=30 reboot=kernel|
+NETDUMPADDR=crashhost|netdump=@/,@192.0.2.1/ level=31|netlog=@/,@192.0.2.1/
+NETDUMPADDR=sixhost NETLOGADDR=NONE|netdump=@/,@fd00::1/ level=31|
+NETDUMPADDR=192.0.2.9 NETLOGADDR=none|netdump=@/,@192.0.2.9/ level=31|
+NETDUMPADDR=fd00::9 NETLOGADDR=NONE|netdump=@/,@fd00::9/ level=31|
+NETDUMPADDR=crashhost NETLOGADDR=NONE LOCALPORT=7000 LOCALADDR=192.0.2.7 DEV=eth1 NETDUMPPORT=7001 NETDUMPMACADDR=02:00:00:00:00:01|netdump=7000@192.0.2.7/eth1,7001@192.0.2.1/02:00:00:00:00:01 level=31|
+NETDUMPADDR=crashhost NETLOGADDR=NONE IDLETIMEOUT=10 HANDSHAKETIMEOUT=20 TOTALTIMEOUT=30 REBOOT=kernel|netdump=@/,@192.0.2.1/ idle_timeout=10 handshake_timeout=20 total_timeout=30 reboot=kernel level=31|
 NETLOGADDR=crashhost NETLOGPORT=7002 NETLOGMACADDR=02:00:00:00:00:02||netlog=@/,7002@192.0.2.1/02:00:00:00:00:02
 SYSLOGADDR=crashhost||syslog=@/,@192.0.2.1/
 SYSLOGADDR=crashhost SYSLOGPORT=515 SYSLOGMACADDR=02:00:00:00:00:03 SYSLOGFORMAT=rfc5424 LOCALPORT=516||syslog=516@/,515@192.0.2.1/02:00:00:00:00:03 syslog_format=rfc5424
-NETDUMPADDR=crashhost NETLOGADDR=192.0.2.2 SYSLOGADDR=192.0.2.3|netdump=@/,@192.0.2.1/|netlog=@/,@192.0.2.2/ syslog=@/,@192.0.2.3/
+NETDUMPADDR=crashhost NETLOGADDR=192.0.2.2 SYSLOGADDR=192.0.2.3|netdump=@/,@192.0.2.1/ level=31|netlog=@/,@192.0.2.2/ syslog=@/,@192.0.2.3/
+NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=0 DUMPPROTOCOL=6 QUEUETIMEOUT=40|netdump=@/,@192.0.2.1/ queue_timeout=40 protocol=6 level=0|
+NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=|netdump=@/,@192.0.2.1/|
 END
 }
 
@@ -98,7 +100,7 @@ END
     settings 'NETDUMPADDR="nohost crashhost"' 'NETLOGADDR="192.0.2.2 192.0.2.3"'
     run "$script" start
     [ "$status" = 0 ]
-    called "modprobe netdump netdump=@/,@192.0.2.1/"
+    called "modprobe netdump netdump=@/,@192.0.2.1/ level=31"
     called "modprobe netconsole netlog=@/,@192.0.2.2/;@/,@192.0.2.3/"
     [[ $output == *"cannot resolve nohost"* ]]
 }
@@ -108,12 +110,12 @@ END
     echo NETDUMPADDR=crashhost >"$NETDUMP_ROOT/etc/sysconfig/netdump.d/10-site.conf"
     echo NETDUMPADDR=192.0.2.99 >"$NETDUMP_ROOT/etc/sysconfig/netdump.d/20-site.off"
     run "$script" start
-    called "modprobe netdump netdump=@/,@192.0.2.1/"
+    called "modprobe netdump netdump=@/,@192.0.2.1/ level=31"
 }
 
 @test "wrong values are named, each, and nothing is loaded" {
     for bad in LOCALPORT=0 LOCALPORT=x NETDUMPPORT=65536 NETLOGPORT=-1 SYSLOGPORT=1e3 IDLETIMEOUT=1s HANDSHAKETIMEOUT=9999999999 TOTALTIMEOUT=-1 \
-        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never SYSLOGFORMAT=json PANIC=soon \
+        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never DUMPLEVEL=32 DUMPPROTOCOL=7 QUEUETIMEOUT=-1 SYSLOGFORMAT=json PANIC=soon \
         PANIC_ON_OOPS=2 SYSRQ=on DEV=eth0/x 'DEV="eth0;reboot"' LOCALADDR=me 'NETLOGADDR="a;b"' 'SYSLOGADDR=-oProxyCommand=x' NETDUMPSSHPORT=ssh; do
         setup
         settings NETDUMPADDR=crashhost "$bad"
@@ -193,7 +195,7 @@ END
     not_called modprobe
     echo "netdump.disable=0" >"$NETDUMP_ROOT/proc/cmdline"
     run "$script" start
-    called "modprobe netdump netdump=@/,@192.0.2.1/"
+    called "modprobe netdump netdump=@/,@192.0.2.1/ level=31"
 }
 
 @test "the unit stays inactive where there is nothing to start" {
@@ -220,7 +222,7 @@ END
     not_called modprobe
     rm "$fake/no-dns"
     run "$script" renew
-    called "modprobe netdump netdump=@/,@192.0.2.1/"
+    called "modprobe netdump netdump=@/,@192.0.2.1/ level=31"
     called "modprobe netconsole netlog=@/,@192.0.2.1/"
 }
 

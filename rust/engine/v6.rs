@@ -11,9 +11,7 @@ mod walk;
 
 use super::super::wire::classic::{ItemId, Machine};
 use super::super::wire::v6::cluster::MAX_CLUSTER_LEN;
-use super::super::wire::v6::handshake::{
-    Ack6, KeyName, Start6, MAX_START_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR,
-};
+use super::super::wire::v6::handshake::{Ack6, KeyName, Start6, MAX_START_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use super::super::wire::v6::message::{
     self, kind, Ask, Grant, Line, Part, Progress, Repair, Wait, LINE_HEADER_LEN, PART_HEADER_LEN,
 };
@@ -256,9 +254,8 @@ impl Engine6 {
     /// Writes a START6 with fresh numbers.
     fn make_offer(&mut self, epoch: u32, now: Time, crypto: &impl Crypto) {
         let config = &self.config;
-        let draw = |label: &[u8], epoch: u32| {
-            crypto.hmac(&config.seed, &[label, &epoch.to_be_bytes(), &config.entropy])
-        };
+        let draw =
+            |label: &[u8], epoch: u32| crypto.hmac(&config.seed, &[label, &epoch.to_be_bytes(), &config.entropy]);
         let session = SessionId(cut(&draw(b"session", epoch)));
         let (key, arm_key) = match &config.key {
             Some((name, key)) => (Some(*name), *key),

@@ -74,9 +74,8 @@ pub fn random(bytes: &mut [u8]) {
 /// What is different each time: clocks, and the CPU's own randomness where it has some. Panic path.
 pub fn entropy() -> [u8; 24] {
     // SAFETY: Reads counters.
-    let words = unsafe {
-        [bindings::ktime_get_real_fast_ns(), bindings::nd_cycles(), bindings::nd_cpu_random() as u64]
-    };
+    let words =
+        unsafe { [bindings::ktime_get_real_fast_ns(), bindings::nd_cycles(), bindings::nd_cpu_random() as u64] };
     let mut bytes = [0; 24];
     for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());

@@ -161,9 +161,9 @@ impl Hidden {
     pub fn hide<T>(&mut self, place: *const T) -> bool {
         let first = place as usize & !(PAGE_SIZE as usize - 1);
         let end = (place as usize).saturating_add(size_of::<T>());
-        (first..end).step_by(PAGE_SIZE as usize).all(|page| {
-            PhysRange::of_page(page).is_some_and(|range| self.hide_range(range))
-        })
+        (first..end)
+            .step_by(PAGE_SIZE as usize)
+            .all(|page| PhysRange::of_page(page).is_some_and(|range| self.hide_range(range)))
     }
 
     /// Hides a range. False if not all of it can be. Panic path.

@@ -174,7 +174,8 @@ impl Nic {
         // SAFETY: Process context.
         unsafe { bindings::synchronize_rcu() };
         let receiver = Receiver::new(dev).map_err(|_| NotUsable::NoMemory)?;
-        let sender = Sender::new(dev, frame_len, if frame_len > JUMBO { JUMBO_POOL } else { POOL }).map_err(|_| NotUsable::NoMemory)?;
+        let sender = Sender::new(dev, frame_len, if frame_len > JUMBO { JUMBO_POOL } else { POOL })
+            .map_err(|_| NotUsable::NoMemory)?;
         Ok(Self { netpoll: hold.release(), receiver, sender })
     }
 

@@ -60,8 +60,7 @@ impl Header {
         if kind == 0 {
             return Err(Error::Invalid("kind"));
         }
-        let header =
-            Header { kind, session: SessionId(*r.array("session")?), counter: Counter(r.u64("counter")?) };
+        let header = Header { kind, session: SessionId(*r.array("session")?), counter: Counter(r.u64("counter")?) };
         Ok((header, r.rest()))
     }
 

@@ -2,12 +2,9 @@
 //! Walking through the segments: which pages go into a cluster, and which pieces of it are sent. Panic path.
 
 use super::super::super::wire::v6::cluster::{
-    emit_index, Piece, Run, MAX_CLUSTER_LEN, MAX_INDEX_LEN, MAX_PIECES, MAX_RUNS, MAX_RUN_PAGES, PAGE,
-    PIECE_HEADER_LEN,
+    emit_index, Piece, Run, MAX_CLUSTER_LEN, MAX_INDEX_LEN, MAX_PIECES, MAX_RUNS, MAX_RUN_PAGES, PAGE, PIECE_HEADER_LEN,
 };
-use super::super::super::wire::v6::message::{
-    Grant, Place, Repair, Segment, MAX_CLUSTER_PAGES, MAX_SEGMENTS,
-};
+use super::super::super::wire::v6::message::{Grant, Place, Repair, Segment, MAX_CLUSTER_PAGES, MAX_SEGMENTS};
 use super::super::super::wire::v6::{Codec, Level, Reason};
 use super::super::super::wire::{Error, Pfn, Result};
 use super::super::add;
@@ -112,14 +109,7 @@ impl Walk {
             left_out: [0; Reason::COUNT],
             plain: [0; MAX_CLUSTER_LEN],
             packed: [0; MAX_CLUSTER_LEN],
-            kept: Kept {
-                first: 0,
-                build: 0,
-                len: 0,
-                codec: Codec::Raw,
-                age: 0,
-                room: [0; MAX_CLUSTER_LEN],
-            },
+            kept: Kept { first: 0, build: 0, len: 0, codec: Codec::Raw, age: 0, room: [0; MAX_CLUSTER_LEN] },
         }
     }
 
@@ -287,15 +277,7 @@ impl Walk {
         let mut runs = [Run::default(); MAX_RUNS];
         let mut used = 0usize;
         let mut skip = 0u64;
-        let mut built = Built {
-            at: MAX_INDEX_LEN,
-            len: 0,
-            first: 0,
-            end: 0,
-            looked_at: at,
-            pages: 0,
-            zero: 0,
-        };
+        let mut built = Built { at: MAX_INDEX_LEN, len: 0, first: 0, end: 0, looked_at: at, pages: 0, zero: 0 };
         let mut filled = MAX_INDEX_LEN;
         for _ in 0..STEPS {
             if at >= end || built.pages >= u64::from(self.pages) {
@@ -443,8 +425,8 @@ impl Sending {
 fn is_zero(page: &[u8]) -> bool {
     // Most pages that are not zero show it at once; a word at a time is as fast as memory.
     page.chunks_exact(64).all(|line| {
-        line.chunks_exact(8).fold(0u64, |sum, word| {
-            sum | word.first_chunk::<8>().map_or(1, |word| u64::from_ne_bytes(*word))
-        }) == 0
+        line.chunks_exact(8)
+            .fold(0u64, |sum, word| sum | word.first_chunk::<8>().map_or(1, |word| u64::from_ne_bytes(*word)))
+            == 0
     })
 }

@@ -9,9 +9,9 @@
 //! A run skips frames that are left out and then takes some, all of zeroes if bit 15 of `pages` says so. The first run skips
 //! nothing: the piece says where the cluster begins, and how many frames in front of it were left out.
 
+use super::super::{Error, Pfn, Reader, Result, Writer};
 use super::message::MAX_CLUSTER_PAGES;
 use super::Codec;
-use super::super::{Error, Pfn, Reader, Result, Writer};
 
 /// Bytes in front of the data of a piece.
 pub const PIECE_HEADER_LEN: usize = 24;
@@ -287,7 +287,8 @@ mod tests {
             assert_eq!(Piece::parse(&body).unwrap(), piece);
             assert_eq!(piece.offset(), Ok(offset));
         }
-        for bad in [piece(3, 3, 2500, &data), piece(0, 65, 2500, &data), piece(1, 3, 1500, &data), piece(0, 3, 0, &data)]
+        for bad in
+            [piece(3, 3, 2500, &data), piece(0, 65, 2500, &data), piece(1, 3, 1500, &data), piece(0, 3, 0, &data)]
         {
             let mut body = vec![0; PIECE_HEADER_LEN];
             bad.emit_header(&mut body).unwrap();

@@ -3,10 +3,10 @@
 //!
 //! Without a key their MACs are zeroes, and so are key and arming number. Both may grow at their end: the length counts.
 
-use super::secure::{same_mac, Crypto, Key, MAC_LEN};
-use super::{SessionId, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM, VERSION};
 use super::super::classic::Machine;
 use super::super::{Error, Reader, Result, Writer};
+use super::secure::{same_mac, Crypto, Key, MAC_LEN};
+use super::{SessionId, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM, VERSION};
 
 /// `code` of START6, the classic START_NETDUMP.
 const CODE: u32 = 8;
@@ -248,7 +248,5 @@ fn finish(buf: &mut [u8], key: Option<Key>, crypto: &impl Crypto, before: &[u8])
 }
 
 fn is_authentic(crypto: &impl Crypto, key: &Key, before: &[u8], datagram: &[u8]) -> bool {
-    datagram
-        .split_last_chunk::<MAC_LEN>()
-        .is_some_and(|(text, mac)| same_mac(&key.mac(crypto, &[before, text]), mac))
+    datagram.split_last_chunk::<MAC_LEN>().is_some_and(|(text, mac)| same_mac(&key.mac(crypto, &[before, text]), mac))
 }

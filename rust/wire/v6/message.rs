@@ -3,8 +3,8 @@
 //!
 //! Every body may grow at its end in later versions: what follows the known fields is ignored.
 
-use super::{Codec, Level, Reason};
 use super::super::{Error, Pfn, Reader, Result, Writer};
+use super::{Codec, Level, Reason};
 
 /// Kinds of datagrams; those of the server come first.
 pub mod kind {

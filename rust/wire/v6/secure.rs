@@ -9,8 +9,8 @@
 //!
 //! The primitives come from whoever compiles this: the kernel's library, or RustCrypto's ([`Crypto`]).
 
-use super::{Counter, Header, SessionId, HEADER_LEN, TAG_LEN};
 use super::super::{Error, Result};
+use super::{Counter, Header, SessionId, HEADER_LEN, TAG_LEN};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;

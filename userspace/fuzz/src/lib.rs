@@ -9,6 +9,7 @@ mod keys;
 mod messages;
 mod session;
 mod text;
+mod version6;
 
 pub use console::{
     console_record_or_text, log_datagrams_are_bounded, netlog_keeps_every_byte_once, records_come_out_once,
@@ -23,3 +24,4 @@ pub use text::{
     conf_renders_back, kernel_log_is_read_or_refused, target_string_or_error, vmcore_is_read_or_refused,
     vmcoreinfo_is_read_or_refused,
 };
+pub use version6::{engine6_sends_what_it_may, session6_hands_over_only_what_was_asked, version6_messages_come_back};

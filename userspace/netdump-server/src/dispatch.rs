@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::classic::{Body, Code, Reply, ReplyView, Start, REPLY_HEADER_LEN};
-use netdump_core::wire::Cookie;
 use netdump_core::wire::v6::handshake::{KeyName, Start6};
 use netdump_core::wire::v6::secure::Key as SealingKey;
 use netdump_core::wire::v6::{Header, VERSION};
+use netdump_core::wire::Cookie;
 use netdump_keys::KeyId;
 use netdump_session::v6::{is_authentic, Params6, Session6};
 use netdump_session::{Dialogue, Params, Phase, Session};
@@ -159,11 +159,7 @@ impl Server {
     /// Reads a START6 and looks for its key; `None` where it is refused. Without a key only those are dumped that nobody
     /// knows, and only with secure=0.
     #[allow(clippy::type_complexity)] // the two things that are said of a key
-    fn start_key<'a>(
-        &mut self,
-        path: Path,
-        datagram: &'a [u8],
-    ) -> Option<(Start6<'a>, Option<(SealingKey, Owner)>)> {
+    fn start_key<'a>(&mut self, path: Path, datagram: &'a [u8]) -> Option<(Start6<'a>, Option<(SealingKey, Owner)>)> {
         let start = match Start6::parse(datagram) {
             Ok(start) => start,
             Err(error) => {

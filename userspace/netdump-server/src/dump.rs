@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::v6::Reason;
-use netdump_session::{Absence, Counters, Grant, Dialogue, Outcome, Phase};
+use netdump_session::{Absence, Counters, Dialogue, Grant, Outcome, Phase};
 use netdump_vmcore::{DumpInfo, Vmcoreinfo};
 
 use crate::admission::DumpId;
@@ -310,7 +310,12 @@ impl Dump {
 
 /// Frames that were left out, by reason; those that are none are not named.
 fn left_out(counts: [u64; Reason::COUNT]) -> BTreeMap<&'static str, u64> {
-    Reason::EACH.iter().zip(counts).filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count)).collect()
+    Reason::EACH
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.name(), count))
+        .collect()
 }
 
 fn volatile_meta(range: &VolatileRange) -> VolatileMeta {

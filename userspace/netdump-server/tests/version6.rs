@@ -60,7 +60,10 @@ fn both_ends_leave_out() {
     let pages = &meta["dump"]["pages"];
     let count = |kind: &str| pages[kind].as_u64().unwrap();
     assert_eq!(count("written") + count("zero"), wanted, "{meta}");
-    assert!(meta["dump"]["left_out"]["free"].as_u64().unwrap() > 0 && meta["dump"]["left_out"]["user"].as_u64().unwrap() > 0);
+    assert!(
+        meta["dump"]["left_out"]["free"].as_u64().unwrap() > 0
+            && meta["dump"]["left_out"]["user"].as_u64().unwrap() > 0
+    );
     assert!(report.machines[0].sent_bytes < wanted * 4096 / 10, "it is compressed");
 }
 

@@ -17,7 +17,9 @@ use netdump_core::wire::classic::{ItemId, Machine, Start};
 use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::v6::cluster::Piece;
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
-use netdump_core::wire::v6::message::{kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Wait, MAX_REPAIRS};
+use netdump_core::wire::v6::message::{
+    kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Wait, MAX_REPAIRS,
+};
 use netdump_core::wire::v6::secure::{Channel, Key, Refused, Role, TrafficKeys};
 use netdump_core::wire::v6::{Codec, Level, Reason, SessionId, VERSION};
 use netdump_core::wire::Cookie;
@@ -106,8 +108,15 @@ enum Task {
     Idle,
     Fetch(Fetch),
     Memory(Box<Memory6>),
-    Show { began: Instant, due: Instant, heard: Instant },
-    End { due: Instant, tries: u32 },
+    Show {
+        began: Instant,
+        due: Instant,
+        heard: Instant,
+    },
+    End {
+        due: Instant,
+        tries: u32,
+    },
     Nothing,
 }
 
@@ -861,13 +870,7 @@ impl Session6 {
         self.send(kind::REPAIR, buf, |body| Repair::emit(&batch, body))
     }
 
-    fn send_grant(
-        &mut self,
-        now: Instant,
-        buf: &mut [u8],
-        segments: &[Segment],
-        answer: bool,
-    ) -> Option<usize> {
+    fn send_grant(&mut self, now: Instant, buf: &mut [u8], segments: &[Segment], answer: bool) -> Option<usize> {
         self.serial = self.serial.wrapping_add(1);
         if answer {
             self.asked.push_back((self.serial, now));

@@ -13,9 +13,9 @@ use netdump_core::wire::v6::handshake::KeyName;
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Level};
 use netdump_core::wire::Cookie;
+use netdump_session::Ring;
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::time::{TimeSpec, TimeValLike};
-use netdump_session::Ring;
 use serde::Serialize;
 
 use crate::image::{Image, ImageParams, PAGE_SIZE};

@@ -2,6 +2,7 @@
 //! A machine that does not exist, as version 6 sees it.
 
 use netdump_core::engine::v6::{Choice, Source};
+use netdump_core::engine::{PageClass, Target};
 use netdump_core::wire::v6::{Codec, Level, Reason};
 use netdump_core::wire::Pfn;
 
@@ -21,6 +22,9 @@ pub fn leaves_out(level: Level, reason: Reason) -> bool {
 
 impl Source for Image {
     fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice {
+        if let PageClass::Hole { next } = self.classify(pfn) {
+            return Choice::Skip { to: next.unwrap_or(end).min(end), reason: Reason::Unreadable };
+        }
         match self.use_of(pfn).filter(|reason| leaves_out(level, *reason)) {
             Some(reason) => Choice::Skip { to: Pfn((pfn.0 / 32 * 32 + 32).min(end.0)), reason },
             None => Choice::Keep,

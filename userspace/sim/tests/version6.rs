@@ -188,7 +188,8 @@ fn silence() {
     world.run_to_the_end();
     assert_eq!((world.end(), world.now()), (Some(End::HandshakeTimeout), 300 * SECOND));
     let mut world = World6::new(World6Params::default());
-    world.attacker = Some(Box::new(|to_client, datagram| if to_client && datagram[0] == 6 { vec![] } else { vec![datagram] }));
+    world.attacker =
+        Some(Box::new(|to_client, datagram| if to_client && datagram[0] == 6 { vec![] } else { vec![datagram] }));
     world.run_to_the_end();
     assert_eq!(world.end(), Some(End::IdleTimeout), "an ACK6 alone does not keep it");
     assert!(world.failure().is_some());

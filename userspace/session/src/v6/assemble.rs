@@ -99,9 +99,8 @@ impl Assembly {
         if piece.pieces == 1 {
             // Most clusters that compress well: nothing to keep.
             self.open.remove(&piece.first.0);
-            return decode(&mut self.decoded, &mut self.zstd, piece.codec, piece.data).map_or(Put::Broken, |decoded| {
-                Put::Whole(Whole { first: piece.first, gap: piece.gap, decoded })
-            });
+            return decode(&mut self.decoded, &mut self.zstd, piece.codec, piece.data)
+                .map_or(Put::Broken, |decoded| Put::Whole(Whole { first: piece.first, gap: piece.gap, decoded }));
         }
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&piece.first.0) {
             return Put::Useless;

@@ -69,7 +69,9 @@ mod tests {
     fn intervals_are_cut_and_counted() {
         let mut missing = Missing::new(&[10..20, 30..40, 50..51]);
         assert_eq!(missing.frames(), 21);
-        assert!(missing.holds(10) && missing.holds(50) && !missing.holds(20) && !missing.holds(9) && !missing.holds(51));
+        assert!(
+            missing.holds(10) && missing.holds(50) && !missing.holds(20) && !missing.holds(9) && !missing.holds(51)
+        );
         assert_eq!(missing.within(15..35).collect::<Vec<_>>(), [15..20, 30..35]);
         assert_eq!(missing.within(20..30).count(), 0);
         assert_eq!(missing.remove(12..32), 10);
