@@ -164,7 +164,7 @@ def unauthorised(context: Context) -> list[str]:
             process.wait()
             log.close()
     console = (context.directory / "console").read_text(errors="replace")
-    counted = re.search(r"netdump: .*\((\d+) with a wrong cookie, \d+ too short\), (\d+) from elsewhere", console)
+    counted = re.search(r"\((\d+) with a wrong cookie, \d+ too short\).*?(\d+) datagrams from elsewhere", console, re.S)
     must(counted, "the module does not say what it refused")
     must(int(counted[1]) > 0, f"the module counted no wrong cookie: {counted[0]}")
     must(int(counted[2]) > 0, f"the module counted nothing from another address: {counted[0]}")
