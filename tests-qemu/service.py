@@ -158,7 +158,7 @@ class Pair:
         log = (to / "log").read_text(errors="replace")
         must("Kernel panic - not syncing" in log, "the log does not have the panic")
         meta = json.loads((to / "meta.json").read_text())
-        must(meta["registered"], "the dump is not that of a registered client")
+        must(meta["registered"] and meta["authenticated"], "the dump is not that of a client that has shown its key")
         shutil.rmtree(to)
         return f"{meta['dump']['memory_bytes'] >> 20} MiB in {meta['dump']['seconds']:.1f} s, log {len(log)} bytes, crash: {panic}"
 
@@ -271,13 +271,13 @@ def secure(lab, directory: Path):
         client.expect(r"# $", PATIENCE)
         client.run("systemctl stop netdump-renew.timer")
         server.run("sed -i 's/\"root\": \"./\"root\": \"0/g; s/\"root\": \"0\\(.\\)/\"root\": \"0f/g' /var/lib/netdump/clients/c*.json")
-        refused("not_proved")
-        yield "a wrong key: not_proved, nothing written, and the machine restarts by kernel.panic"
+        refused("forged")
+        yield "a wrong key: forged, nothing written, and the machine restarts by kernel.panic"
         client.expect(r"# $", PATIENCE)
         client.run("systemctl stop netdump-renew.timer")
         server.run("for id in $(ls /var/lib/netdump/clients | sed 's/.json//'); do netdumpctl key revoke $id; done", 120)
-        refused("not_registered")
-        yield "a client that was revoked: not_registered, nothing written"
+        refused("unknown_key")
+        yield "a client that was revoked: unknown_key, nothing written"
 
         # Somebody who has taken the server's place without having seen the traffic.
         client.expect(r"# $", PATIENCE)
