@@ -212,11 +212,10 @@ fn name_stragglers() {
 
 /// Notes what will change from now on, before the first page is read.
 fn report(plan: &mut Plan) {
-    let Plan { nic, memory, struct_pages, compressors, changed, .. } = plan;
+    let Plan { nic, memory, struct_pages, changed, .. } = plan;
     nic.report(changed);
     memory.report(changed);
     struct_pages.report(changed);
-    compressors.report(changed);
     changed.itself("state");
     let place: *const Plan = &*plan;
     plan.changed.place(place, "state");
@@ -455,6 +454,7 @@ impl Source for Machinery<'_> {
     }
 
     fn compress(&mut self, codec: Codec, from: &[u8], to: &mut [u8]) -> Option<usize> {
+        self.compressors.report(codec, self.changed);
         self.compressors.compress(codec, from, to)
     }
 }

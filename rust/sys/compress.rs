@@ -17,6 +17,8 @@ pub struct Compressors {
     lz4: KVVec<u64>,
     zstd: KVVec<u64>,
     params: bindings::zstd_parameters,
+    /// What of them was said to change.
+    reported: Option<Codec>,
 }
 
 impl Compressors {
@@ -31,6 +33,7 @@ impl Compressors {
             lz4: KVVec::from_elem(0, (bindings::ND_LZ4_WORK as usize).div_ceil(8), GFP_KERNEL)?,
             zstd: KVVec::from_elem(0, room.div_ceil(8), GFP_KERNEL)?,
             params,
+            reported: None,
         })
     }
 
@@ -71,9 +74,17 @@ impl Compressors {
         }
     }
 
-    /// Says what they write to. Panic path.
-    pub fn report(&self, changed: &mut Changed) {
-        changed.object(self.lz4.as_ptr().cast(), self.lz4.len() * 8, "codec");
-        changed.object(self.zstd.as_ptr().cast(), self.zstd.len() * 8, "codec");
+    /// Says what a codec writes to, when it is used for the first time: what is not used does not change. Panic path.
+    pub fn report(&mut self, codec: Codec, changed: &mut Changed) {
+        if self.reported == Some(codec) {
+            return;
+        }
+        self.reported = Some(codec);
+        let work = match codec {
+            Codec::Raw => return,
+            Codec::Lz4 => &self.lz4,
+            Codec::Zstd => &self.zstd,
+        };
+        changed.object(work.as_ptr().cast(), work.len() * 8, "codec");
     }
 }
