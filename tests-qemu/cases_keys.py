@@ -3,12 +3,11 @@
 
 import mmap
 import secrets
-import struct
 from pathlib import Path
 
 import panic_run
 from cases import Context, add
-from enrolment import Enrolment
+from enrolment import Enrolment, arming, file_of
 from guest import Guest, Machine
 from judges import must
 from server import MAGIC1, MAGIC2, Server
@@ -20,15 +19,8 @@ EINVAL = 22
 def blob(key_id: bytes, cookie: int, magic: bytes = b"NDARM001", flags: int = 1, kx: bytes = b"") -> tuple[bytes, list[bytes]]:
     """What the module takes (docs/keys.md), and what of it is secret."""
     arm_key, seed = secrets.token_bytes(32), secrets.token_bytes(32)
-    text = magic + struct.pack("<II", 138 + len(kx), flags) + key_id + secrets.token_bytes(16) + arm_key + seed + secrets.token_bytes(16)
-    return text + struct.pack("<QH", cookie, len(kx)) + kx, [arm_key, seed]
-
-
-def file_of(directory: Path, name: str, text: bytes) -> Path:
-    """A file for write-key."""
-    path = directory / name
-    path.write_bytes(bytes(byte ^ 0xFF for byte in text))
-    return path
+    keys = key_id + secrets.token_bytes(16) + arm_key + seed + secrets.token_bytes(16)
+    return arming(keys, cookie, magic, flags, kx), [arm_key, seed]
 
 
 def found(vmcore: Path, words: list[bytes]) -> list[str]:
@@ -46,7 +38,7 @@ def keyed(context: Context) -> list[str]:
     """The last good blob counts, bad ones change nothing, and the dump holds nothing of them."""
     directory, machine = context.directory, Machine()
     enrolment = Enrolment(directory, machine.address)
-    first, secret_1 = blob(b"\x11" * 16, secrets.randbits(64) | 1)
+    first, secret_1 = blob(b"\x11" * 16, secrets.randbits(64) | 1, kx=secrets.token_bytes(1152))
     second, secret_2 = enrolment.blob(), enrolment.secrets()
     other, secret_3 = blob(b"\x33" * 16, secrets.randbits(64) | 1)
     # What is secret in the bad ones must not be found either.

@@ -11,9 +11,26 @@ from pathlib import Path
 import panic_run
 
 
+def hkdf_expand(key: bytes, info: bytes) -> bytes:
+    """The first 32 bytes of HKDF-SHA256's expansion."""
+    return hmac.digest(key, info + b"\1", hashlib.sha256)
+
+
 def hkdf(secret: bytes, info: bytes) -> bytes:
     """32 bytes by HKDF-SHA256 with an empty salt."""
-    return hmac.digest(hmac.digest(bytes(32), secret, hashlib.sha256), info + b"\1", hashlib.sha256)
+    return hkdf_expand(hmac.digest(bytes(32), secret, hashlib.sha256), info)
+
+
+def arming(keys: bytes, cookie: int, magic: bytes = b"NDARM001", flags: int = 1, kx: bytes = b"") -> bytes:
+    """What /dev/netdump takes; `keys` are key_id, arm_id, arm key, seed and server_id."""
+    return magic + struct.pack("<II", 138 + len(kx), flags) + keys + struct.pack("<QH", cookie, len(kx)) + kx
+
+
+def file_of(directory: Path, name: str, text: bytes) -> Path:
+    """A file for write-key, which turns it back: so it is in the guest's memory only where it belongs."""
+    path = directory / name
+    path.write_bytes(bytes(byte ^ 0xFF for byte in text))
+    return path
 
 
 class Enrolment:
@@ -43,26 +60,17 @@ class Enrolment:
 
     def blob(self, arm_key: bytes = b"") -> bytes:
         """What /dev/netdump takes."""
-        cookie = secrets.randbits(64) | 1
-        parts = self.key_id + self.arm_id + (arm_key or self.arm_key) + self.seed + self.server_id
-        return b"NDARM001" + struct.pack("<II", 138, 1) + parts + struct.pack("<QH", cookie, 0)
+        keys = self.key_id + self.arm_id + (arm_key or self.arm_key) + self.seed + self.server_id
+        return arming(keys, secrets.randbits(64) | 1)
 
     def files(self, **others: bytes) -> dict[str, Path]:
         """For the guest's initramfs: the blob as /key, and the program that writes it."""
         found = {"/write-key": panic_run.guest_program("write-key")}
         for name, text in {"key": self.blob(), **others}.items():
-            path = self.directory / name
-            # So that it is not in the guest's memory as it is but where it belongs; write-key turns it back.
-            path.write_bytes(bytes(byte ^ 0xFF for byte in text))
-            found[f"/{name}"] = path
+            found[f"/{name}"] = file_of(self.directory, name, text)
         return found
 
     def secrets(self) -> list[bytes]:
         """What must be nowhere."""
         traffic = [hkdf_expand(self.arm_key, label) for label in (b"nd6 start", b"nd6 ack")]
         return [self.root, self.arm_key, self.seed, *traffic]
-
-
-def hkdf_expand(key: bytes, label: bytes) -> bytes:
-    """A key of the handshake: the first block of HKDF's expansion."""
-    return hmac.digest(key, label + b"\1", hashlib.sha256)

@@ -5,8 +5,7 @@
 //! type in the server is the type in the client. They must not be able to panic, which the lints
 //! below hold them to (their tests excepted), and they use `core` only, which `no_std` proves.
 #![cfg_attr(not(test), no_std)]
-
-#[cfg_attr(
+#![cfg_attr(
     not(test),
     deny(
         clippy::arithmetic_side_effects,
@@ -17,33 +16,12 @@
         clippy::unwrap_used
     )
 )]
+
 #[path = "../../../rust/engine/mod.rs"]
 pub mod engine;
 
-#[cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::unwrap_used
-    )
-)]
 #[path = "../../../rust/pages/mod.rs"]
 pub mod pages;
 
-#[cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::unwrap_used
-    )
-)]
 #[path = "../../../rust/wire/mod.rs"]
 pub mod wire;

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use netdump_core::wire::classic::Machine;
-use netdump_core::wire::classic::Start;
+use netdump_core::wire::classic::{Machine, Start};
 use netdump_core::wire::v6::Reason;
 
 use crate::event::{Counters, Event, PageBuf, Phase, Progress};

@@ -23,10 +23,10 @@ const PROBE_TRIES: u32 = 12;
 const OPTIONAL_TRIES: u32 = 10;
 /// Silence counts only when so many requests met with it.
 const SILENT_REQUESTS: u64 = 3;
-/// Limits of the items, bytes.
-const MAX_NOTES: usize = 1 << 20;
-const MAX_LOG: usize = 1 << 20;
-const MAX_VOLATILE: usize = 1 << 20;
+/// Limits of the items, bytes; the same in version 6.
+pub(crate) const MAX_NOTES: usize = 1 << 20;
+pub(crate) const MAX_LOG: usize = 1 << 20;
+pub(crate) const MAX_VOLATILE: usize = 1 << 20;
 
 impl Session {
     /// HELLOs before a client is given up: each cookie has at least four.

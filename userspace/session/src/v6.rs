@@ -31,6 +31,8 @@ use crate::crypto::Ring;
 use crate::event::{Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress as HowFar};
 use crate::info::{describe, Classic};
 use crate::params::{EndWith, Grant};
+use crate::phases::{MAX_LOG, MAX_NOTES, MAX_VOLATILE};
+use crate::session::Files;
 use crate::tools::Events;
 use item::{Fetch, Fetched};
 use memory::{Memory6, GRANT_INTERVAL};
@@ -48,9 +50,6 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 const KEEPALIVE: Duration = Duration::from_millis(900);
 /// SHOW is sent again if nothing comes for so long.
 const SHOW_RETRY: Duration = Duration::from_secs(3);
-const MAX_NOTES: usize = 1 << 20;
-const MAX_LOG: usize = 1 << 20;
-const MAX_VOLATILE: usize = 1 << 20;
 /// The longest task listing that is taken.
 const MAX_LISTING: usize = 16 << 20;
 
@@ -118,15 +117,6 @@ enum Task {
         tries: u32,
     },
     Nothing,
-}
-
-/// Where the owner's files stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Files {
-    None,
-    Open,
-    Closing,
-    Stored,
 }
 
 /// One client's dump.
