@@ -13,7 +13,7 @@ use super::super::wire::classic::{ItemId, Machine};
 use super::super::wire::v6::cluster::MAX_CLUSTER_LEN;
 use super::super::wire::v6::handshake::{Ack6, KeyName, Start6, MAX_START_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use super::super::wire::v6::message::{
-    self, kind, Ask, Grant, Line, Part, Progress, Repair, Wait, LINE_HEADER_LEN, PART_HEADER_LEN,
+    self, kind, Ask, Grant, Line, Part, Progress, Repair, Turn, Wait, LINE_HEADER_LEN, PART_HEADER_LEN,
 };
 use super::super::wire::v6::secure::{Channel, Crypto, Key, Refused, Role, TrafficKeys};
 use super::super::wire::v6::{Codec, Level, Reason, SessionId, MIN_MAX_DATAGRAM};
@@ -34,8 +34,9 @@ const MAX_LINE: usize = 1000;
 
 /// What the machine that is being dumped can do beside [`Target`].
 pub trait Source: Target {
-    /// What is to become of page frame `pfn`, and of those behind it up to `end` that share its fate.
-    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice;
+    /// What is to become of page frame `pfn`, and of those behind it up to `end` that share its fate. Each page that is
+    /// kept has its turn in the one or in the other; the same one whenever it is asked for.
+    fn select(&mut self, level: Level, turn: Turn, pfn: Pfn, end: Pfn) -> Choice;
 
     /// A number that differs when the bytes do. Only this client compares it.
     fn hash(&mut self, bytes: &[u8]) -> u32;
@@ -55,6 +56,11 @@ pub enum Choice {
         to: Pfn,
         /// Why.
         reason: Reason,
+    },
+    /// It belongs into the dump, but this is not its turn.
+    Pass {
+        /// Nor is it that of those in front of this one.
+        to: Pfn,
     },
 }
 

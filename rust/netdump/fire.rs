@@ -8,7 +8,7 @@ use super::engine::client::{Client, Dialects};
 use super::engine::v6::{Choice, Config6, Source};
 use super::engine::{self, End, ItemPart, PageClass, Target, Time, Unreadable};
 use super::notes;
-use super::pages::{self, Fate};
+use super::pages::{self, Fate, Layout};
 use super::plan::{Plan, Text};
 use super::settings::Reboot;
 use super::sys::claim;
@@ -16,7 +16,7 @@ use super::sys::clock::{self, Clock};
 use super::sys::compress::Compressors;
 use super::sys::crypto::{self, Kernel};
 use super::sys::keys::Hidden;
-use super::sys::memmap::StructPages;
+use super::sys::memmap::{Early, StructPages};
 use super::sys::memory::MemoryMap;
 use super::sys::nic::Nic;
 use super::sys::panic_cell::PanicStatic;
@@ -29,6 +29,7 @@ use super::sys::volatile::{Changed, PhysRange, ENTRY_LEN};
 use super::sys::{keys, kmsg, notifier, stop_cpus};
 use super::wire::classic::{ItemId, Machine};
 use super::wire::frame::{self, Fill, Frame, MacAddr, NeighbourQuery, NeighbourReply, Path, UdpChecksum, UdpHeaders};
+use super::wire::v6::message::Turn;
 use super::wire::v6::{Codec, Level, Reason};
 use super::wire::Pfn;
 use core::ffi::CStr;
@@ -212,7 +213,9 @@ fn name_stragglers() {
 
 /// Notes what will change from now on, before the first page is read.
 fn report(plan: &mut Plan) {
-    let Plan { nic, memory, struct_pages, changed, .. } = plan;
+    let Plan { nic, memory, struct_pages, early, changed, .. } = plan;
+    early.add_stacks();
+    early.report(changed);
     nic.report(changed);
     memory.report(changed);
     struct_pages.report(changed);
@@ -229,10 +232,23 @@ fn report(plan: &mut Plan) {
 /// Answers the server until the engine says that it is over.
 fn serve(plan: &mut Plan, engine: &mut Client, clock: &mut Clock) -> End {
     let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, foreign, .. } = plan;
-    let Plan { struct_pages, compressors, hidden, .. } = plan;
+    let Plan { struct_pages, early, compressors, hidden, .. } = plan;
     let mut link = Link { path, headers, offload: *offload, ident: 0, foreign, answer: None };
-    let mut target =
-        Machinery { memory, regs, notes, log, changed, frozen, struct_pages, compressors, hidden, listing: None };
+    let noted = changed.pages();
+    let mut target = Machinery {
+        memory,
+        regs,
+        notes,
+        log,
+        changed,
+        noted,
+        frozen,
+        struct_pages,
+        early,
+        compressors,
+        hidden,
+        listing: None,
+    };
     let mut announced = clock.now();
     let mut touched = announced;
     let mut stalled = 0u32;
@@ -392,8 +408,11 @@ struct Machinery<'a> {
     notes: &'a Text,
     log: &'a Text,
     changed: &'a mut Changed,
+    /// Pages that `changed` held when the dump began.
+    noted: usize,
     frozen: &'a mut Option<usize>,
     struct_pages: &'a mut StructPages,
+    early: &'a Early,
     compressors: &'a mut Compressors,
     hidden: &'a Hidden,
     listing: Option<TaskListing>,
@@ -434,7 +453,7 @@ impl Target for Machinery<'_> {
 }
 
 impl Source for Machinery<'_> {
-    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice {
+    fn select(&mut self, level: Level, turn: Turn, pfn: Pfn, end: Pfn) -> Choice {
         if let Err(next) = self.memory.classify(pfn.0) {
             let to = next.map_or(end, Pfn).min(end);
             return Choice::Skip { to, reason: Reason::Unreadable };
@@ -444,7 +463,7 @@ impl Source for Machinery<'_> {
         }
         let layout = self.struct_pages.layout();
         match pages::select(&layout, level, self.struct_pages, pfn.0) {
-            Fate::Keep => Choice::Keep,
+            Fate::Keep => self.turn_of(&layout, turn, pfn, end),
             Fate::Leave { to, reason } => Choice::Skip { to: Pfn(to.min(end.0)), reason },
         }
     }
@@ -456,6 +475,26 @@ impl Source for Machinery<'_> {
     fn compress(&mut self, codec: Codec, from: &[u8], to: &mut [u8]) -> Option<usize> {
         self.compressors.report(codec, self.changed);
         self.compressors.compress(codec, from, to)
+    }
+}
+
+impl Machinery<'_> {
+    /// Whether it is the turn of a page that is kept.
+    fn turn_of(&mut self, layout: &Layout, turn: Turn, pfn: Pfn, end: Pfn) -> Choice {
+        if turn == Turn::Any {
+            return Choice::Keep;
+        }
+        let (first, to) = pages::comes_first(layout, self.struct_pages, self.early.frames(), pfn.0);
+        if first == (turn == Turn::First) {
+            return Choice::Keep;
+        }
+        // What the network drivers were given since may have been no such page when the first had their turn.
+        if first && self.changed.noted_since(pfn.0, self.noted) {
+            return Choice::Keep;
+        }
+        // One at a time where such pages may be among them.
+        let to = if first && self.changed.pages() > self.noted { pfn.0.saturating_add(1) } else { to };
+        Choice::Pass { to: Pfn(to.min(end.0)) }
     }
 }
 

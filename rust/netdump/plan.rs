@@ -6,7 +6,7 @@ use super::settings::Settings;
 use super::sys::compress::Compressors;
 use super::sys::crypto;
 use super::sys::keys::Hidden;
-use super::sys::memmap::StructPages;
+use super::sys::memmap::{Early, StructPages};
 use super::sys::memory::{self, Layout, MemoryMap, OnlineCpus};
 use super::sys::nic::{Nic, NotUsable};
 use super::sys::regs::GREGSET_LEN;
@@ -39,6 +39,8 @@ pub struct Plan {
     pub max_datagram: u16,
     pub memory: MemoryMap,
     pub struct_pages: StructPages,
+    /// Pages that a reader of the dump needs first.
+    pub early: Early,
     pub compressors: Compressors,
     /// Frames that are not dumped because of the keys in them.
     pub hidden: Hidden,
@@ -102,6 +104,7 @@ impl Plan {
             ranges.push(PhysRange { start: PhysAddr(range.start), end: PhysAddr(range.end) }, GFP_KERNEL)?;
         }
         let vmcoreinfo = memory::vmcoreinfo()?;
+        let layout = memory::layout();
         let notes = super::notes::room(system::cpus_possible() as usize, ranges.len(), vmcoreinfo.len());
         Ok(KBox::new(
             Self {
@@ -113,11 +116,12 @@ impl Plan {
                 max_datagram,
                 memory,
                 struct_pages: StructPages::new()?,
+                early: Early::new(&layout)?,
                 compressors: Compressors::new()?,
                 hidden: Hidden::new()?,
                 seed,
                 ranges,
-                layout: memory::layout(),
+                layout,
                 vmcoreinfo,
                 online: KBox::new(OnlineCpus::empty(), GFP_KERNEL)?,
                 bpf: BpfContext::new(),

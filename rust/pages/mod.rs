@@ -73,6 +73,8 @@ pub struct Layout {
     pub offline: u8,
     pub hugetlb: u8,
     pub slab: u8,
+    /// Page tables.
+    pub table: u8,
     pub unaccepted: u8,
     /// The largest block of the buddy allocator.
     pub max_order: u8,
@@ -100,6 +102,35 @@ pub enum Fate {
         /// Why.
         reason: Reason,
     },
+}
+
+/// Page frames one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frames {
+    /// The first.
+    pub start: u64,
+    /// The first behind them.
+    pub end: u64,
+}
+
+/// Whether a page that is kept is one of those without which a reader of the dump is of no use: one of `early` (ascending,
+/// disjoint), a page table, or objects of the kernel such as tasks. And the frame behind those of which the same is true.
+pub fn comes_first(layout: &Layout, memmap: &mut impl Memmap, early: &[Frames], pfn: u64) -> (bool, u64) {
+    let next = pfn.saturating_add(1);
+    let after = early.partition_point(|frames| frames.end <= pfn);
+    let begins = match early.get(after) {
+        Some(frames) if frames.start <= pfn => return (true, frames.end),
+        Some(frames) => frames.start,
+        None => u64::MAX,
+    };
+    let Some(page) = memmap.page(pfn) else { return (false, next) };
+    let folio = folio(layout, memmap, pfn, page);
+    let kind = folio.head.kind();
+    let end = folio.first.saturating_add(1u64.wrapping_shl(folio.order as u32)).max(next);
+    if kind == layout.slab || kind == layout.table {
+        return (true, end);
+    }
+    (false, end.min(begins).max(next))
 }
 
 /// The folio that a frame is in.

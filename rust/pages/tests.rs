@@ -13,6 +13,7 @@ const LAYOUT: Layout = Layout {
     offline: 0xf1,
     hugetlb: 0xf4,
     slab: 0xf5,
+    table: 0xf2,
     unaccepted: 0xf7,
     max_order: 10,
     tail_has_mask: true,
@@ -175,5 +176,30 @@ fn whatever_stands_there_it_goes_on() {
                 assert!(to > pfn);
             }
         }
+    }
+}
+
+#[test]
+fn what_a_reader_needs_first() {
+    let mut map = Map::default();
+    map.folio(512, 3, Page { page_type: 0xf5 << 24, ..USED });
+    map.folio(1024, 2, USED);
+    map.0.insert(600, Page { page_type: 0xf2 << 24, ..USED });
+    let early = [Frames { start: 100, end: 110 }, Frames { start: 1026, end: 1030 }];
+    let table = [
+        (99, (false, 100)),
+        (100, (true, 110)),
+        (109, (true, 110)),
+        (110, (false, 111)),
+        (512, (true, 520)),
+        (519, (true, 520)),
+        (600, (true, 601)),
+        (1024, (false, 1026)),
+        (1026, (true, 1030)),
+        (1 << 20, (false, (1 << 20) + 1)),
+        (u64::MAX, (false, u64::MAX)),
+    ];
+    for (pfn, expected) in table {
+        assert_eq!(comes_first(&LAYOUT, &mut map, &early, pfn), expected, "{pfn}");
     }
 }

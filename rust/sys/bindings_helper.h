@@ -203,11 +203,14 @@ enum {
 	ND_PGTY_OFFLINE = PGTY_offline,
 	ND_PGTY_HUGETLB = PGTY_hugetlb,
 	ND_PGTY_SLAB = PGTY_slab,
+	ND_PGTY_TABLE = PGTY_table,
 	ND_PGTY_UNACCEPTED = PGTY_unaccepted,
 	ND_MAX_PAGE_ORDER = MAX_PAGE_ORDER,
 	ND_LZ4_WORK = LZ4_MEM_COMPRESS,
 };
 unsigned long nd_vmemmap(void);
+void *nd_cpu_variable(unsigned int cpu);
+unsigned long nd_thread_size(void);
 u64 nd_cycles(void);
 unsigned long nd_cpu_random(void);
 

@@ -443,6 +443,16 @@ phys_addr_t nd_page_to_phys(struct page *page)
 	return page_to_phys(page);
 }
 
+void *nd_cpu_variable(unsigned int cpu)
+{
+	return per_cpu_ptr(&softnet_data, cpu);
+}
+
+unsigned long nd_thread_size(void)
+{
+	return THREAD_SIZE;
+}
+
 unsigned long nd_vmemmap(void)
 {
 	return (unsigned long)vmemmap;

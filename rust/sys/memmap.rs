@@ -3,8 +3,11 @@
 //! The kernel's struct pages, read without being hurt.
 
 use super::bindings;
-use super::volatile::Changed;
-use crate::pages::{Layout, Memmap, Page, PAGE_STRUCT_LEN};
+use super::memory;
+use super::stop_cpus;
+use super::system;
+use super::volatile::{Changed, PhysRange, PAGE_SIZE};
+use crate::pages::{Frames, Layout, Memmap, Page, PAGE_STRUCT_LEN};
 use kernel::prelude::*;
 
 const _: () = assert!(size_of::<bindings::page>() == PAGE_STRUCT_LEN);
@@ -78,6 +81,93 @@ impl Memmap for StructPages {
     }
 }
 
+/// Pages of a stack, at most.
+const STACK_PAGES: usize = 8;
+/// So much on both sides of a variable of a CPU is taken for that CPU's: the runqueue, the stacks of its interrupts.
+const AROUND_CPU: u64 = 256 << 10;
+
+/// Where the pages lie that no struct page marks and that a reader of the dump needs before all others: the kernel's image,
+/// the CPUs' own variables, and the stacks of what ran.
+pub struct Early {
+    frames: KVec<Frames>,
+}
+
+impl Early {
+    /// Those that are known beforehand, and room for the others. Process context.
+    pub fn new(layout: &memory::Layout) -> Result<Self> {
+        let cpus = system::cpus_possible() as usize;
+        let mut early = Self { frames: KVec::with_capacity(1 + cpus * (1 + STACK_PAGES), GFP_KERNEL)? };
+        if let Some((_, start, len)) = layout.image {
+            early.add(start, start.saturating_add(len));
+        }
+        for cpu in 0..cpus as u32 {
+            // SAFETY: Arithmetic on the address of a CPU's variable; CPUs that are possible have theirs.
+            let place = unsafe { bindings::nd_cpu_variable(cpu) };
+            if let Some(page) = PhysRange::of_page(place as usize) {
+                early.add(page.start.saturating_sub(AROUND_CPU), page.end.saturating_add(AROUND_CPU));
+            }
+        }
+        Ok(early)
+    }
+
+    /// Adds the stacks of what ran when the CPUs were stopped. Panic path.
+    pub fn add_stacks(&mut self) {
+        self.add_stack(system::current_task().0);
+        for cpu in (0..system::cpus_possible()).filter(|cpu| *cpu != system::cpu()) {
+            if let Some(state) = stop_cpus::cpu_state(cpu) {
+                self.add_stack(state.task);
+            }
+        }
+        self.frames.sort_unstable_by_key(|frames| frames.start);
+        let mut kept = 0;
+        for at in 0..self.frames.len() {
+            let Some(frames) = self.frames.get(at).copied() else { break };
+            let last = kept.checked_sub(1).and_then(|last: usize| self.frames.get_mut(last));
+            match last {
+                Some(last) if frames.start <= last.end => last.end = last.end.max(frames.end),
+                _ => {
+                    if let Some(place) = self.frames.get_mut(kept) {
+                        *place = frames;
+                    }
+                    kept += 1;
+                }
+            }
+        }
+        self.frames.truncate(kept);
+    }
+
+    fn add_stack(&mut self, task: u64) {
+        // SAFETY: The address of the current task or of one that a CPU ran when it was stopped: it is not gone.
+        let (start, len) = unsafe {
+            let task = task as *mut bindings::task_struct;
+            if task.is_null() {
+                return;
+            }
+            ((*task).stack as usize, bindings::nd_thread_size() as usize)
+        };
+        for page in (0..len).step_by(PAGE_SIZE as usize).take(STACK_PAGES) {
+            if let Some(page) = PhysRange::of_page(start.saturating_add(page)) {
+                self.add(page.start, page.end);
+            }
+        }
+    }
+
+    fn add(&mut self, start: u64, end: u64) {
+        // There is room for all of them: more than that are none of what is meant.
+        let _ = self.frames.push_within_capacity(Frames { start: start / PAGE_SIZE, end: end.div_ceil(PAGE_SIZE) });
+    }
+
+    /// They, ascending and disjoint once [`Self::add_stacks`] was called. Panic path.
+    pub fn frames(&self) -> &[Frames] {
+        &self.frames
+    }
+
+    /// Says what is written to. Panic path.
+    pub fn report(&self, changed: &mut Changed) {
+        changed.object(self.frames.as_ptr().cast(), size_of::<Frames>() * self.frames.capacity(), "state");
+    }
+}
+
 fn layout() -> Layout {
     Layout {
         head: bindings::ND_PG_HEAD as u8,
@@ -90,6 +180,7 @@ fn layout() -> Layout {
         offline: bindings::ND_PGTY_OFFLINE as u8,
         hugetlb: bindings::ND_PGTY_HUGETLB as u8,
         slab: bindings::ND_PGTY_SLAB as u8,
+        table: bindings::ND_PGTY_TABLE as u8,
         unaccepted: bindings::ND_PGTY_UNACCEPTED as u8,
         max_order: bindings::ND_MAX_PAGE_ORDER as u8,
         tail_has_mask: cfg!(CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP),

@@ -130,7 +130,7 @@ impl Changed {
     pub fn page(&mut self, paddr: u64, label: Label) {
         let start = paddr & !(PAGE_SIZE - 1);
         let label = self.label(label);
-        let mut at = ((start / PAGE_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS;
+        let mut at = Self::slot(start);
         for _ in 0..SLOTS {
             let Some(slot) = self.slots.get_mut(at) else { return };
             if *slot == 0 {
@@ -155,6 +155,29 @@ impl Changed {
             None if self.labels.push_within_capacity(label).is_ok() => (self.labels.len() - 1) as u64,
             None => MAX_LABELS as u64,
         }
+    }
+
+    /// Whether a page was noted when there were `since` ([`Self::pages`]) already. Panic path; costs one look.
+    pub fn noted_since(&self, pfn: u64, since: usize) -> bool {
+        let start = pfn.wrapping_mul(PAGE_SIZE);
+        let mut at = Self::slot(start);
+        for _ in 0..SLOTS {
+            let Some(index) = self.slots.get(at).and_then(|slot| usize::from(*slot).checked_sub(1)) else { return false };
+            if self.pages.get(index).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
+                return index >= since;
+            }
+            at = (at + 1) % SLOTS;
+        }
+        false
+    }
+
+    /// How many single pages there are now.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn slot(start: u64) -> usize {
+        ((start / PAGE_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS
     }
 
     /// How many entries there are now.

@@ -4,7 +4,7 @@
 use super::super::super::wire::v6::cluster::{
     emit_index, Piece, Run, MAX_CLUSTER_LEN, MAX_INDEX_LEN, MAX_PIECES, MAX_RUNS, MAX_RUN_PAGES, PAGE, PIECE_HEADER_LEN,
 };
-use super::super::super::wire::v6::message::{Grant, Place, Repair, Segment, MAX_CLUSTER_PAGES, MAX_SEGMENTS};
+use super::super::super::wire::v6::message::{Grant, Place, Repair, Segment, Turn, MAX_CLUSTER_PAGES, MAX_SEGMENTS};
 use super::super::super::wire::v6::{Codec, Level, Reason};
 use super::super::super::wire::{Error, Pfn, Result};
 use super::super::add;
@@ -51,6 +51,16 @@ struct Sending {
     after: Option<Place>,
 }
 
+/// What a cluster is put together from.
+#[derive(Clone, Copy)]
+struct What {
+    turn: Turn,
+    /// Frames below this one.
+    end: u64,
+    /// Those that are left out are counted.
+    count: bool,
+}
+
 /// A cluster that was put together.
 struct Built {
     /// Where it begins in the plain buffer, and how long it is.
@@ -94,7 +104,7 @@ pub(super) struct Walk {
     kept: Kept,
 }
 
-const NO_REPAIR: Repair = Repair { first: Pfn(0), end: Pfn(0), build: 0, missing: 0 };
+const NO_REPAIR: Repair = Repair { first: Pfn(0), end: Pfn(0), build: 0, missing: 0, turn: Turn::Any };
 
 impl Walk {
     pub(super) const fn new() -> Self {
@@ -204,8 +214,8 @@ impl Walk {
     fn begin_cluster(&mut self, source: &mut impl Source, piece_len: usize, counters: &mut Counters6) {
         let Some(at) = self.works.iter().position(|work| work.as_ref().is_some_and(Work::has_more)) else { return };
         let Some(work) = self.works.get(at).copied().flatten() else { return };
-        let count = !work.segment.again;
-        match self.build(source, work.place.cursor.0, work.segment.end.0, count) {
+        let what = What { turn: work.segment.turn, end: work.segment.end.0, count: !work.segment.again };
+        match self.build(source, work.place.cursor.0, what) {
             Ok(built) => {
                 let gap = built.first.saturating_sub(work.place.tail.0);
                 let gap = u32::try_from(gap).unwrap_or(u32::MAX);
@@ -237,7 +247,8 @@ impl Walk {
             self.sending = sending(Held::Kept, 0, len, repair.first, repair.build, codec, piece_len);
         } else {
             // What is not there any more is found missing by the server, which then asks for the segment.
-            let Ok(built) = self.build(source, repair.first.0, repair.end.0, false) else { return };
+            let what = What { turn: repair.turn, end: repair.end.0, count: false };
+            let Ok(built) = self.build(source, repair.first.0, what) else { return };
             if built.first != repair.first.0 {
                 return;
             }
@@ -267,13 +278,8 @@ impl Walk {
     }
 
     /// Puts a cluster together from the pages from `at` on. `Err`: there are none below that frame.
-    fn build(
-        &mut self,
-        source: &mut impl Source,
-        mut at: u64,
-        end: u64,
-        count: bool,
-    ) -> core::result::Result<Built, u64> {
+    fn build(&mut self, source: &mut impl Source, mut at: u64, what: What) -> core::result::Result<Built, u64> {
+        let What { turn, end, count } = what;
         let mut runs = [Run::default(); MAX_RUNS];
         let mut used = 0usize;
         let mut skip = 0u64;
@@ -283,16 +289,19 @@ impl Walk {
             if at >= end || built.pages >= u64::from(self.pages) {
                 break;
             }
-            let mut skipped = match source.select(self.level, Pfn(at), Pfn(end)) {
-                // Whatever it says, there must be an end.
-                Choice::Skip { to, reason } => Some((to.0.clamp(at.saturating_add(1), end), reason)),
+            // Whatever it says, there must be an end.
+            let further = |to: Pfn| to.0.clamp(at.saturating_add(1), end);
+            let mut skipped = match source.select(self.level, turn, Pfn(at), Pfn(end)) {
+                // In the first turn it would be counted twice.
+                Choice::Skip { to, reason } => Some((further(to), (turn != Turn::First).then_some(reason))),
+                Choice::Pass { to } => Some((further(to), None)),
                 Choice::Keep => None,
             };
             let mut zero = false;
             if skipped.is_none() {
                 let Some(page) = self.plain.get_mut(filled..filled.saturating_add(PAGE)) else { break };
                 if source.read(Pfn(at), 0, page).is_err() {
-                    skipped = Some((at.saturating_add(1), Reason::Unreadable));
+                    skipped = Some((at.saturating_add(1), Some(Reason::Unreadable)));
                 } else {
                     zero = self.level.leaves_out(Level::ZERO) && is_zero(page);
                 }
@@ -301,7 +310,8 @@ impl Walk {
                 if used > 0 && skip.saturating_add(to.saturating_sub(at)) > u64::from(u32::MAX) {
                     break;
                 }
-                if let (true, Some(number)) = (count, self.left_out.get_mut(reason as usize)) {
+                let number = reason.filter(|_| count).and_then(|reason| self.left_out.get_mut(reason as usize));
+                if let Some(number) = number {
                     add(number, to.saturating_sub(at));
                 }
                 skip = skip.saturating_add(to.saturating_sub(at));

@@ -43,6 +43,19 @@ pub const MAX_CLUSTER_PAGES: u8 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SegmentId(pub u32);
 
+/// Which pages of a segment are meant. A reader of a dump is of no use without some pages, such as the kernel's own image:
+/// a server may want those of all memory before the others, so that what it has when a machine falls silent can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Turn {
+    /// All.
+    #[default]
+    Any,
+    /// Those that a reader needs first; which they are the client decides.
+    First,
+    /// The others.
+    Second,
+}
+
 /// Page frames that the server wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Segment {
@@ -54,10 +67,34 @@ pub struct Segment {
     pub end: Pfn,
     /// It was wanted before: what is left out of it is not counted again.
     pub again: bool,
+    /// Which of its pages are.
+    pub turn: Turn,
 }
 
 const SEGMENT_LEN: usize = 21;
 const AGAIN: u8 = 1;
+const FIRST: u8 = 2;
+const SECOND: u8 = 4;
+
+impl Turn {
+    fn flags(self) -> u8 {
+        match self {
+            Turn::Any => 0,
+            Turn::First => FIRST,
+            Turn::Second => SECOND,
+        }
+    }
+
+    /// Both bits together name no pages.
+    fn of(flags: u8) -> Option<Self> {
+        match flags & (FIRST | SECOND) {
+            0 => Some(Turn::Any),
+            FIRST => Some(Turn::First),
+            SECOND => Some(Turn::Second),
+            _ => None,
+        }
+    }
+}
 
 /// GRANT: all that the client may do, each time whole. Losing one or having two in the wrong order is harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +130,8 @@ impl<'a> Grant<'a> {
         let answer = r.u8("flags")? & ANSWER != 0;
         let segments = list(&mut r, MAX_SEGMENTS, SEGMENT_LEN)?;
         let grant = Grant { serial, credit, level, codec, pages, answer, segments };
-        if grant.segments().any(|segment| segment.start >= segment.end) {
+        let entries = grant.segments.chunks_exact(SEGMENT_LEN).filter_map(|entry| entry.last());
+        if entries.clone().any(|flags| Turn::of(*flags).is_none()) || grant.segments().any(|s| s.start >= s.end) {
             return Err(Error::Invalid("segment"));
         }
         Ok(grant)
@@ -103,12 +141,10 @@ impl<'a> Grant<'a> {
     pub fn segments(&self) -> impl Iterator<Item = Segment> + 'a {
         self.segments.chunks_exact(SEGMENT_LEN).filter_map(|entry| {
             let mut r = Reader::new(entry);
-            Some(Segment {
-                id: SegmentId(r.u32("id").ok()?),
-                start: Pfn(r.u64("start").ok()?),
-                end: Pfn(r.u64("end").ok()?),
-                again: r.u8("flags").ok()? & AGAIN != 0,
-            })
+            let id = SegmentId(r.u32("id").ok()?);
+            let (start, end) = (Pfn(r.u64("start").ok()?), Pfn(r.u64("end").ok()?));
+            let flags = r.u8("flags").ok()?;
+            Some(Segment { id, start, end, again: flags & AGAIN != 0, turn: Turn::of(flags)? })
         })
     }
 
@@ -126,7 +162,7 @@ impl<'a> Grant<'a> {
             w.u32(segment.id.0)?;
             w.u64(segment.start.0)?;
             w.u64(segment.end.0)?;
-            w.u8(if segment.again { AGAIN } else { 0 })?;
+            w.u8(segment.turn.flags() | if segment.again { AGAIN } else { 0 })?;
         }
         Ok(w.written())
     }
@@ -170,9 +206,11 @@ pub struct Repair {
     pub build: u32,
     /// Bit `n`: piece `n` is missing.
     pub missing: u64,
+    /// The turn of that segment: without it the cluster could not be put together again.
+    pub turn: Turn,
 }
 
-const REPAIR_LEN: usize = 28;
+const REPAIR_LEN: usize = 29;
 
 impl Repair {
     /// Reads a body.
@@ -182,7 +220,8 @@ impl Repair {
             let mut r = Reader::new(entry);
             let (first, end) = (Pfn(r.u64("first").ok()?), Pfn(r.u64("end").ok()?));
             let (build, missing) = (r.u32("build").ok()?, r.u64("missing").ok()?);
-            (first < end).then_some(Repair { first, end, build, missing })
+            let turn = Turn::of(r.u8("flags").ok()?)?;
+            (first < end).then_some(Repair { first, end, build, missing, turn })
         }))
     }
 
@@ -195,6 +234,7 @@ impl Repair {
             w.u64(repair.end.0)?;
             w.u32(repair.build)?;
             w.u64(repair.missing)?;
+            w.u8(repair.turn.flags())?;
         }
         Ok(w.written())
     }

@@ -9,12 +9,13 @@ use netdump_core::wire::Pfn;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![Just(Turn::Any), Just(Turn::First), Just(Turn::Second)]
+}
+
 fn segment() -> impl Strategy<Value = Segment> {
-    (any::<u32>(), 0..u64::MAX - 1, 1..u64::MAX, any::<bool>()).prop_map(|(id, start, len, again)| Segment {
-        id: SegmentId(id),
-        start: Pfn(start),
-        end: Pfn(start.saturating_add(len)),
-        again,
+    (any::<u32>(), 0..u64::MAX - 1, 1..u64::MAX, any::<bool>(), turn()).prop_map(|(id, start, len, again, turn)| {
+        Segment { id: SegmentId(id), start: Pfn(start), end: Pfn(start.saturating_add(len)), again, turn }
     })
 }
 

@@ -28,6 +28,16 @@ pub enum Format {
     Netdump,
 }
 
+impl Format {
+    /// As in the configuration and in `meta.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Elf => "elf",
+            Format::Netdump => "netdump",
+        }
+    }
+}
+
 /// Everything that can be set. Defaults are those of the original where it had the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -262,7 +272,7 @@ pub const KEYS: &[Key] = &[
         |s, v| path(v).and_then(|p| p.ok_or("must not be empty".into())).map(|p| s.dumpdir = p), |s| quote_path(Some(&s.dumpdir)),
         "Directory that everything is kept in"),
     key!("format", Kind::Value("elf|netdump"), Yes,
-        |s, v| put(&mut s.format, format(v)), |s| format_name(s.format).into(),
+        |s, v| put(&mut s.format, format(v)), |s| s.format.name().into(),
         "Layout of the vmcore; netdump is that of 2005"),
     key!("skip_zero", Kind::Bool, Yes,
         |s, v| put(&mut s.skip_zero, boolean(v)), |s| s.skip_zero.to_string(),
@@ -514,13 +524,6 @@ fn format(text: &str) -> Result<Format, String> {
         "elf" => Ok(Format::Elf),
         "netdump" => Ok(Format::Netdump),
         _ => Err(format!("`{text}` is not elf or netdump")),
-    }
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Elf => "elf",
-        Format::Netdump => "netdump",
     }
 }
 

@@ -185,9 +185,12 @@ impl Console {
         self.registered = registered;
     }
 
-    /// Goes on with a directory of an earlier run of the server.
-    pub fn resume(&mut self, dir: DirId) {
+    /// Goes on with a directory of an earlier run of the server. One that holds a dump has no room for another.
+    pub fn resume(&mut self, dir: DirId, dumped: bool) {
         self.dir = Some(dir);
+        if dumped {
+            self.dump = DumpState::Over;
+        }
     }
 
     /// Nothing can be written to the directory any more: the next text begins another.
@@ -209,10 +212,13 @@ impl Console {
         self.unmarked += bytes;
     }
 
-    /// A dump begins, in the present directory if that has none yet.
-    pub fn begin_dump(&mut self, cx: &mut Context<'_>, shares: &mut Shares) -> DirId {
-        if self.dump != DumpState::None {
+    /// A dump begins, in the present directory if that has none yet, or in the one in which it was `begun` before.
+    pub fn begin_dump(&mut self, cx: &mut Context<'_>, shares: &mut Shares, begun: Option<String>) -> DirId {
+        if self.dump != DumpState::None || begun.is_some() {
             self.new_boot(cx, shares);
+        }
+        if let Some(name) = begun {
+            self.dir = Some(cx.store.resume(name));
         }
         self.flush(cx, shares);
         self.dump = DumpState::Running;

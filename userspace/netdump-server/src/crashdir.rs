@@ -129,6 +129,24 @@ impl CrashDir {
         parse_magic(&text).map(Some)
     }
 
+    /// Which unfinished dumps there are, and in which directories.
+    pub fn unfinished(&self) -> io::Result<Vec<(crate::journal::Cause, String)>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut all = nix::dir::Dir::openat(self.fd.as_fd(), ".", flags, Mode::empty())?;
+        let mut found = Vec::new();
+        for entry in all.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if began(name).is_none() {
+                continue;
+            }
+            // A directory that goes away at this moment has none.
+            let Ok(dir) = self.reopen(name) else { continue };
+            found.extend(crate::journal::cause(&dir).map(|cause| (cause, name.to_owned())));
+        }
+        Ok(found)
+    }
+
     /// Makes the directory of a boot of `client` that begins at `at`.
     pub fn create(&self, client: IpAddr, at: Timestamp) -> io::Result<ClientDir> {
         let first = format!("{}-{}", address_name(client), at.strftime("%Y-%m-%d-%H:%M:%S"));
@@ -204,6 +222,44 @@ impl ClientDir {
     pub fn create_vmcore(&self) -> io::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(File::from(openat(&self.fd, INCOMPLETE, flags, PRIVATE_FILE)?))
+    }
+
+    /// An [`INCOMPLETE`] that is there, to go on with.
+    pub fn reopen_vmcore(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        Ok(File::from(openat(&self.fd, INCOMPLETE, flags, Mode::empty())?))
+    }
+
+    /// An empty journal of what is in it.
+    pub fn create_journal(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, crate::journal::NAME, flags, PRIVATE_FILE)?))
+    }
+
+    /// The journal that is there, to read and to append to.
+    pub fn open_journal(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, crate::journal::NAME, flags, Mode::empty())?))
+    }
+
+    /// The vmcore is whole: nobody goes on with it.
+    pub fn remove_journal(&self) -> io::Result<()> {
+        match unlinkat(&self.fd, crate::journal::NAME, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Bytes of disk that the unfinished vmcore takes already.
+    pub fn vmcore_disk_bytes(&self) -> u64 {
+        let stat = fstatat(&self.fd, INCOMPLETE, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
     }
 
     /// Whether a vmcore, whole or not, is here already.

@@ -2,6 +2,7 @@
 //! One client's dump: its session, its directory, its file, and what will stand in `meta.json`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -15,10 +16,11 @@ use crate::clients::Owner;
 use crate::config::Format;
 use crate::crashdir::ClientDir;
 use crate::dispatch::Fire;
+use crate::journal::{Cause, Step};
 use crate::meta::{DatagramCounts, DumpMeta, Meta, PageCounts, VolatileMeta};
 use crate::socket::Path;
 use crate::store::DirId;
-use crate::writer::{FileFacts, Page, Writer};
+use crate::writer::{FileFacts, Page, Resumable, Writer};
 
 /// Pages that are handed to the writer at once, so that a thread is not woken for each.
 const BATCH: usize = 32;
@@ -91,6 +93,10 @@ pub struct Dump {
     /// Pages given to the thread and not back yet.
     pub on_their_way: usize,
     batch: Vec<Page>,
+    /// What is accounted for with the pages of the batch.
+    step: Step,
+    /// The directory holds what another session of the same panic left: it is gone on with.
+    pub begun: bool,
     /// Page frames without a page.
     pub absent: PageCounts,
     /// What the client changed while it dumped.
@@ -168,6 +174,8 @@ impl Dump {
             storage_error: None,
             on_their_way: 0,
             batch: Vec::new(),
+            step: Step::default(),
+            begun: false,
             absent: PageCounts::default(),
             volatile: Vec::new(),
             outcome: None,
@@ -194,14 +202,32 @@ impl Dump {
 
     /// Gives the pages to the writer.
     pub fn flush(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.step.frames.is_empty() {
             return;
         }
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let step = std::mem::take(&mut self.step);
         if let Some(writer) = &self.writer {
             self.on_their_way += batch.len();
-            writer.pages(batch);
+            writer.pages(batch, step);
         }
+    }
+
+    /// All pages of these frames were pushed before.
+    pub fn push_accounted(&mut self, frames: Range<u64>, early: bool) {
+        match self.step.frames.last_mut() {
+            Some((last, kind)) if last.end == frames.start && *kind == early => last.end = frames.end,
+            _ => self.step.frames.push((frames, early)),
+        }
+        if self.step.frames.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// Which dump the file is of, if another process could go on with it.
+    pub fn resumable(&self) -> Option<Resumable> {
+        let fire = self.burns.as_ref()?;
+        Some(Resumable { cause: Cause::new(fire, self.path.peer.ip()), begun: self.begun })
     }
 
     /// Counts page frames that will not come.
@@ -209,7 +235,10 @@ impl Dump {
         match why {
             Absence::Reserved => self.absent.reserved += pages,
             Absence::OutOfRange => self.absent.out_of_range += pages,
-            Absence::LeftOut => self.absent.left_out += pages,
+            Absence::LeftOut => {
+                self.absent.left_out += pages;
+                self.step.left_out += pages;
+            }
             Absence::Unanswered => self.absent.unanswered += pages,
         }
     }
@@ -259,10 +288,7 @@ impl Dump {
             protocol,
             machine: machine.0,
             left_out: self.session.left_out().map(left_out),
-            format: match self.format {
-                Format::Elf => "elf",
-                Format::Netdump => "netdump",
-            },
+            format: self.format.name(),
             kernel_offset: self.kaslr.kernel_offset.clone(),
             phys_base: self.kaslr.phys_base.clone(),
             page_size,

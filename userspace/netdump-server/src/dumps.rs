@@ -18,7 +18,7 @@ use netdump_session::{Event, Failure, Grant, Phase};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::{Decision, DumpId};
-use crate::crashdir::address_name;
+use crate::crashdir::{address_name, ClientDir};
 use crate::dump::{Dump, Kaslr, Space};
 use crate::events::Reason;
 use crate::hooks::{Hook, Outcome as HookOutcome};
@@ -34,6 +34,8 @@ const MAX_LOG_ONLY: usize = 64;
 const MAX_BURST: usize = 1024;
 /// Disk that a dump needs beside its memory: headers, log, directories.
 const OVERHEAD: u64 = 4 << 20;
+/// Unfinished dumps that are remembered.
+pub(crate) const MAX_UNFINISHED: usize = 4096;
 
 impl Server {
     /// Works out what a session wants after something was done to it, and sends its requests.
@@ -156,6 +158,7 @@ impl Server {
                 dump.push_page(Page { pfn, data, again });
             }
             Event::Absent { pfns, why } => dump.note_absent(pfns.end.saturating_sub(pfns.start), why),
+            Event::Accounted { frames, early } => dump.push_accounted(frames, early),
             Event::MemoryDone(end) => {
                 dump.flush();
                 dump.memory.1 = Some(self.now);
@@ -217,7 +220,12 @@ impl Server {
         let client = dump.path.peer.ip();
         let mut cx =
             Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
-        let dir = self.logs.begin_dump(&mut cx, client, dump.registered);
+        let begun = dump.resumable().filter(|_| grant == Grant::Full).and_then(|of| self.unfinished.remove(&of.cause));
+        dump.begun = begun.is_some();
+        if let Some(name) = &begun {
+            tracing::info!(client = %dump.path.peer, directory = name, "a dump that was begun before goes on");
+        }
+        let dir = self.logs.begin_dump(&mut cx, client, dump.registered, begun);
         dump.dir = Some(dir);
         self.store.hold(dir);
         self.store.open(dir);
@@ -355,7 +363,8 @@ impl Server {
     fn judge_space(&mut self, dump: &mut Dump, free: u64) {
         let Space::Measuring { last } = dump.space else { return };
         let Some(info) = &dump.info else { return };
-        let needed = info.memory_bytes().saturating_add(OVERHEAD);
+        let there = dump.client_dir.as_ref().filter(|_| dump.begun).map_or(0, ClientDir::vmcore_disk_bytes);
+        let needed = info.memory_bytes().saturating_add(OVERHEAD).saturating_sub(there);
         let others: u64 = self.dumps.values().map(|other| other.still_reserved()).sum();
         let usable = free.saturating_sub(others);
         let client = dump.path.peer;
@@ -409,7 +418,8 @@ impl Server {
         let (Some(dir), Some(info)) = (dump.client_dir.as_ref(), dump.info.as_ref()) else { return };
         let options = WriterOptions { format: dump.format, skip_zero: self.settings.skip_zero };
         let info = (**info).clone();
-        let started = dir.try_clone().and_then(|dir| Writer::start(dump.id, dir, info, options, self.reports.clone()));
+        let (of, reports) = (dump.resumable(), self.reports.clone());
+        let started = dir.try_clone().and_then(|dir| Writer::start(dump.id, dir, info, options, of, reports));
         match started {
             Ok(writer) => dump.writer = Some(writer),
             Err(error) => self.storage_failed(dump, &format!("cannot write: {error}")),
@@ -429,7 +439,8 @@ impl Server {
 
     fn write_kernel_log(&mut self, dump: &mut Dump) {
         let text = std::mem::take(&mut dump.kernel_log);
-        if text.is_empty() {
+        // It is there already where the dump was begun before.
+        if text.is_empty() || dump.begun {
             return;
         }
         let mut cx =
@@ -444,8 +455,14 @@ impl Server {
         let addr = self.dumps.iter().find(|(_, dump)| dump.id == id).map(|(addr, _)| *addr);
         let Some((addr, mut dump)) = addr.and_then(|addr| Some((addr, self.dumps.remove(&addr)?))) else { return };
         match event {
-            WriterEvent::Ready => {
+            WriterEvent::Ready(told) => {
                 tracing::debug!(client = %addr, "server creating vmcore");
+                if dump.begun {
+                    let (pages, left_out) = (told.resumed.pages, told.left_out);
+                    tracing::info!(client = %addr, pages, left_out, "what was stored before is not fetched again");
+                }
+                dump.absent.left_out += told.left_out;
+                dump.session.resume(told.resumed);
                 dump.session.storage_ready(self.now);
             }
             WriterEvent::Written(buffers) => {
@@ -474,7 +491,7 @@ impl Server {
     /// From the writer of a dump whose session is over.
     fn take_closing_event(&mut self, id: DumpId, event: WriterEvent) {
         match event {
-            WriterEvent::Ready | WriterEvent::Written(_) => {}
+            WriterEvent::Ready(_) | WriterEvent::Written(_) => {}
             WriterEvent::Failed(error) => {
                 if let Some(dump) = self.closing.get_mut(&id) {
                     dump.storage_error.get_or_insert(format!("writing failed: {error}"));
@@ -528,6 +545,12 @@ impl Server {
         self.write_meta(&dump);
         if let Some(dir) = dump.dir {
             self.store.forget(dir);
+        }
+        // Whoever comes back of this panic finds what is there.
+        if let (false, Some(of), Some(dir)) = (dump.complete, dump.resumable(), &dump.client_dir) {
+            if self.unfinished.len() < MAX_UNFINISHED && crate::journal::cause(dir).as_ref() == Some(&of.cause) {
+                self.unfinished.insert(of.cause, dir.name().to_owned());
+            }
         }
         let meta = dump.meta(self.drops);
         if let Some(facts) = &meta.dump {

@@ -15,6 +15,7 @@ pub mod dump;
 pub mod dumps;
 pub mod events;
 pub mod hooks;
+pub mod journal;
 pub mod logs;
 pub mod meta;
 pub mod netlog;

@@ -188,13 +188,20 @@ impl Logs {
         source.console.append(cx, &mut self.shares, text);
     }
 
-    /// The directory for a dump that begins now: the present one if it has none yet.
-    pub fn begin_dump(&mut self, cx: &mut Context<'_>, client: IpAddr, registered: bool) -> DirId {
+    /// The directory for a dump that begins now: the present one if it has none yet, or the one in which it was `begun`
+    /// before.
+    pub fn begin_dump(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: IpAddr,
+        registered: bool,
+        begun: Option<String>,
+    ) -> DirId {
         self.make_room(cx, client);
         let source = self.sources.entry(client).or_insert_with(|| Source::new(client, cx));
         source.heard = cx.now;
         source.console.set_registered(registered);
-        source.console.begin_dump(cx, &mut self.shares)
+        source.console.begin_dump(cx, &mut self.shares, begun)
     }
 
     /// The directory of a dump that runs, made anew if the last could not be.
@@ -297,13 +304,13 @@ impl Logs {
         })
     }
 
-    /// Goes on with a stream of an earlier run of the server.
-    pub fn resume(&mut self, cx: &mut Context<'_>, peer: SocketAddr, place: Place, dir: DirId) {
+    /// Goes on with a stream of an earlier run of the server; `dumped`: there is a dump in its directory.
+    pub fn resume(&mut self, cx: &mut Context<'_>, peer: SocketAddr, place: Place, dir: DirId, dumped: bool) {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&peer.ip()) {
             return;
         }
         let source = self.sources.entry(peer.ip()).or_insert_with(|| Source::new(peer.ip(), cx));
-        source.console.resume(dir);
+        source.console.resume(dir, dumped);
         if source.streams.len() < MAX_STREAMS {
             source.streams.push(PortStream {
                 port: peer.port(),
@@ -593,7 +600,7 @@ mod tests {
             rig.packet(1, 6664, n * 1000, &"x".repeat(1000));
         }
         assert!(rig.events.count(Reason::LogSize) > 0);
-        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         let crash = "the kernel's last words\n".repeat(40_000);
         rig.with(|logs, cx| logs.append(cx, client, true, crash.as_bytes()));
         let before = rig.events.count(Reason::LogSize);
@@ -609,16 +616,16 @@ mod tests {
         let mut rig = rig();
         let client = "10.0.0.1".parse().unwrap();
         rig.packet(1, 6664, 0, "oops\n");
-        let first = rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        let first = rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         // The listing of netdump.ko has its own port and its own offsets.
         rig.packet(1, 6666, 0, "tasks\n");
         rig.packet(1, 6666, 0, "tasks again\n");
         rig.logs.end_dump(client, rig.now);
         rig.packet(1, 6664, 5, "Rebooting\n");
         rig.packet(1, 6664, 0, "next boot\n");
-        let second = rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        let second = rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         rig.logs.end_dump(client, rig.now);
-        let third = rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        let third = rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         assert!(first != second && second != third);
         let mut logs = rig.finish();
         logs.sort();
@@ -660,7 +667,7 @@ mod tests {
             rig.packet(host, 6664, 0, "hello\n");
         }
         assert_eq!(rig.events.count(Reason::LogDirLimit), 7);
-        rig.with(|logs, cx| logs.begin_dump(cx, "10.0.0.9".parse().unwrap(), false));
+        rig.with(|logs, cx| logs.begin_dump(cx, "10.0.0.9".parse().unwrap(), false, None));
         rig.packet(9, 6664, 6, "crash\n");
         rig.now += Duration::from_secs(60);
         rig.packet(8, 6664, 6, "late\n");
@@ -696,7 +703,7 @@ mod tests {
         let mut rig = rig();
         let client = "10.0.0.1".parse().unwrap();
         rig.console(1, 6665, "oops\n");
-        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         rig.logs.end_dump(client, rig.now);
         rig.console(1, 6665, "Rebooting in 5 seconds..\n");
         rig.now += WAY_DOWN + Duration::from_secs(1);
@@ -749,7 +756,7 @@ mod tests {
         }
         rig.console(2, 6665, "no directory for this\n");
         assert_eq!(rig.events.count(Reason::LogQuota), 11);
-        rig.with(|logs, cx| logs.begin_dump(cx, client, true));
+        rig.with(|logs, cx| logs.begin_dump(cx, client, true, None));
         rig.with(|logs, cx| logs.append(cx, client, true, b"the crash\n"));
         rig.logs.end_dump(client, rig.now);
         // Somebody has made room.

@@ -24,8 +24,10 @@ use netdump_keys::Reader;
 use crate::crashdir::CrashDir;
 use crate::dispatch::Fire;
 use crate::dump::Dump;
+use crate::dumps::MAX_UNFINISHED;
 use crate::events::{Events, Reason};
 use crate::hooks::Hooks;
+use crate::journal::Cause;
 use crate::logs::{ByAddress, Context, Logs, Place};
 use crate::socket::{Receiver, Sender, Socket};
 use crate::status;
@@ -100,6 +102,8 @@ pub struct Server {
     pub(crate) touched: Vec<SocketAddr>,
     /// Dumps of version 6 that are over.
     pub(crate) burnt: HashSet<Fire>,
+    /// Dumps that are not whole and can be gone on with, and their directories.
+    pub(crate) unfinished: HashMap<Cause, String>,
     /// Whether an address may log, remembered for a while.
     pub(crate) may_log: ByAddress<IpAddr, (bool, Instant)>,
     pub(crate) pace: Pace,
@@ -183,6 +187,13 @@ impl Server {
     pub async fn run(invocation: Invocation, settings: Settings, socket: Socket, root: CrashDir) -> anyhow::Result<()> {
         let (reports, mut inbox) = unbounded_channel();
         let now = Instant::now();
+        let unfinished = match root.unfinished() {
+            Ok(found) => found.into_iter().take(MAX_UNFINISHED).collect(),
+            Err(error) => {
+                tracing::warn!("unfinished dumps are not known, and will be begun anew: {error}");
+                HashMap::new()
+            }
+        };
         let mut server = Server {
             store: Store::start(root.clone(), reports.clone()).context("cannot start the storage thread")?,
             hooks: Hooks::new(root.path(), settings.max_hooks),
@@ -194,6 +205,7 @@ impl Server {
             by_ip: ByAddress::default(),
             touched: Vec::new(),
             burnt: HashSet::new(),
+            unfinished,
             may_log: ByAddress::default(),
             pace: Pace::new(now),
             starts: Budget::new(now),
@@ -499,10 +511,11 @@ impl Server {
         };
         let mut dirs = HashMap::new();
         for (peer, place, name) in streams {
+            let dumped = self.root.reopen(&name).is_ok_and(|dir| dir.has_vmcore());
             let dir = *dirs.entry(name.clone()).or_insert_with(|| self.store.resume(name));
             let mut cx =
                 Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
-            self.logs.resume(&mut cx, peer, place, dir);
+            self.logs.resume(&mut cx, peer, place, dir, dumped);
         }
     }
 }

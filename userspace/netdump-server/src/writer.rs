@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::admission::DumpId;
 use crate::config::Format;
 use crate::crashdir::ClientDir;
+use crate::journal::{Cause, Journal, Step, Told};
 use crate::meta::PageCounts;
 
 /// One page on its way to the file.
@@ -33,8 +34,8 @@ pub struct Page {
 /// What the thread reports.
 #[derive(Debug)]
 pub enum WriterEvent {
-    /// The file is there.
-    Ready,
+    /// The file is there, with what another process had put into it.
+    Ready(Box<Told>),
     /// These pages are written; their buffers come back.
     Written(Vec<PageBuf>),
     /// Nothing more can be written.
@@ -63,9 +64,21 @@ pub struct WriterOptions {
     pub skip_zero: bool,
 }
 
+/// Which dump the file is of, where another process can go on with it.
+#[derive(Debug, Clone)]
+pub struct Resumable {
+    /// The panic.
+    pub cause: Cause,
+    /// There is a file of it, to go on with.
+    pub begun: bool,
+}
+
 enum Job {
-    Pages(Vec<Page>),
-    Finish { complete: bool },
+    /// Pages, and what is accounted for with them.
+    Pages(Vec<Page>, Step),
+    Finish {
+        complete: bool,
+    },
 }
 
 /// The way to the thread. Dropping it closes the file as incomplete.
@@ -81,20 +94,21 @@ impl Writer {
         dir: ClientDir,
         info: DumpInfo,
         options: WriterOptions,
+        resumable: Option<Resumable>,
         events: UnboundedSender<E>,
     ) -> io::Result<Writer> {
         let (jobs, queue) = channel();
         // The receiver goes away only when the server ends.
         let report = move |event| drop(events.send((id, event).into()));
-        let work = move || run(&dir, &info, options, &queue, &report);
+        let work = move || run(&dir, &info, options, resumable.as_ref(), &queue, &report);
         std::thread::Builder::new().name(format!("vmcore-{}", id.0)).spawn(work)?;
         Ok(Writer { jobs })
     }
 
-    /// Hands pages over.
-    pub fn pages(&self, pages: Vec<Page>) {
+    /// Hands pages over, and says what is accounted for with them.
+    pub fn pages(&self, pages: Vec<Page>, step: Step) {
         // A thread that is gone has reported why.
-        let _ = self.jobs.send(Job::Pages(pages));
+        let _ = self.jobs.send(Job::Pages(pages, step));
     }
 
     /// No more pages will come; the file is closed, and if `complete` gets its name.
@@ -106,26 +120,44 @@ impl Writer {
 /// Pages that are put together for one write call, at most, in bytes.
 const MAX_RUN: usize = 1 << 20;
 
-fn run(dir: &ClientDir, info: &DumpInfo, options: WriterOptions, queue: &Receiver<Job>, report: &dyn Fn(WriterEvent)) {
-    let mut vmcore = match Vmcore::create(dir, info, options) {
-        Ok(vmcore) => vmcore,
+fn run(
+    dir: &ClientDir,
+    info: &DumpInfo,
+    options: WriterOptions,
+    resumable: Option<&Resumable>,
+    queue: &Receiver<Job>,
+    report: &dyn Fn(WriterEvent),
+) {
+    let opened = match resumable {
+        Some(Resumable { cause, begun: true }) => Vmcore::resume(dir, info, options, cause),
+        _ => Vmcore::create(dir, info, options).map(|mut vmcore| {
+            vmcore.begin_journal(dir, info, options.format, resumable);
+            (vmcore, Told::default())
+        }),
+    };
+    let mut vmcore = match opened {
+        Ok((vmcore, told)) => {
+            report(WriterEvent::Ready(Box::new(told)));
+            vmcore
+        }
         Err(error) => {
             report(WriterEvent::Failed(error));
             return report(WriterEvent::Closed(Ok(false), FileFacts::default()));
         }
     };
-    report(WriterEvent::Ready);
     let mut broken = false;
     let mut complete = false;
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Pages(mut pages) => {
+            Job::Pages(mut pages, step) => {
                 // Answers come in almost the order of the page numbers; neighbours make one call.
                 pages.sort_by_key(|page| page.pfn);
                 if !broken {
                     if let Err(error) = vmcore.write(&pages) {
                         broken = true;
                         report(WriterEvent::Failed(error));
+                    } else {
+                        vmcore.note(&step);
                     }
                 }
                 report(WriterEvent::Written(pages.into_iter().map(|page| page.data).collect()));
@@ -149,11 +181,61 @@ struct Vmcore {
     run: Vec<u8>,
     /// Pages taken, each counted once.
     pages: u64,
+    /// Zero pages that were there before.
+    zero_before: u64,
+    journal: Option<Journal>,
+    /// Pages and zero pages that it was told of.
+    noted: (u64, u64),
 }
 
 impl Vmcore {
     fn create(dir: &ClientDir, info: &DumpInfo, options: WriterOptions) -> io::Result<Vmcore> {
-        let storage = dir.create_vmcore()?;
+        Vmcore::open(dir.create_vmcore()?, info, options)
+    }
+
+    /// Goes on with a file that is there, if its journal is of this panic.
+    fn resume(dir: &ClientDir, info: &DumpInfo, options: WriterOptions, cause: &Cause) -> io::Result<(Vmcore, Told)> {
+        let (journal, told) = Journal::resume(dir, cause, info, options.format.name())?;
+        let mut vmcore = Vmcore::open(dir.reopen_vmcore()?, info, options)?;
+        vmcore.pages = told.resumed.pages;
+        vmcore.zero_before = told.zero;
+        vmcore.noted = (told.resumed.pages, told.zero);
+        vmcore.journal = Some(journal);
+        Ok((vmcore, told))
+    }
+
+    /// A dump is worth having even if nobody can go on with it.
+    fn begin_journal(&mut self, dir: &ClientDir, info: &DumpInfo, format: Format, resumable: Option<&Resumable>) {
+        let Some(resumable) = resumable else { return };
+        match Journal::create(dir, &resumable.cause, info, format.name()) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => self.no_journal(&error),
+        }
+    }
+
+    fn note(&mut self, step: &Step) {
+        let now = (self.pages, self.zero());
+        let Some(journal) = &mut self.journal else { return };
+        if let Err(error) = journal.note(step, now.0 - self.noted.0, now.1 - self.noted.1) {
+            self.no_journal(&error);
+        }
+        self.noted = now;
+    }
+
+    /// What it says so far is true, but not all.
+    fn no_journal(&mut self, error: &io::Error) {
+        tracing::warn!(
+            "if the server ends in mid-dump, the dump will be begun anew: {}: {error}",
+            crate::journal::NAME
+        );
+        self.journal = None;
+    }
+
+    fn zero(&self) -> u64 {
+        self.zero_before + self.writer.written().zero_pages
+    }
+
+    fn open(storage: File, info: &DumpInfo, options: WriterOptions) -> io::Result<Vmcore> {
         let file = storage.try_clone()?;
         let format = match options.format {
             Format::Elf => netdump_vmcore::Format::Elf,
@@ -161,7 +243,17 @@ impl Vmcore {
         };
         let writer = netdump_vmcore::Writer::create(storage, info.clone(), format).map_err(io_error)?;
         let (skip_zero, page_size) = (options.skip_zero, info.page_size);
-        Ok(Vmcore { writer, file, skip_zero, page_size, run: Vec::new(), pages: 0 })
+        Ok(Vmcore {
+            writer,
+            file,
+            skip_zero,
+            page_size,
+            run: Vec::new(),
+            pages: 0,
+            zero_before: 0,
+            journal: None,
+            noted: (0, 0),
+        })
     }
 
     /// Writes pages that are sorted by their numbers.
@@ -183,10 +275,11 @@ impl Vmcore {
 
     fn close(self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
         // Zero pages of a run that failed are counted there, but not among the pages here.
-        let zero = self.writer.written().zero_pages;
+        let zero = self.zero();
         let result = self.writer.finish(complete).map_err(io_error).and_then(|_| {
             if complete {
                 dir.publish_vmcore()?;
+                dir.remove_journal()?;
             }
             Ok(complete)
         });
@@ -244,7 +337,17 @@ mod tests {
         let file = File::from(memfd_create(c"vmcore", MFdFlags::MFD_ALLOW_SEALING).unwrap());
         let format = netdump_vmcore::Format::Elf;
         let writer = netdump_vmcore::Writer::create(file.try_clone().unwrap(), info(), format).unwrap();
-        let mut vmcore = Vmcore { writer, file, skip_zero: true, page_size: PageSize::KIB4, run: Vec::new(), pages: 0 };
+        let mut vmcore = Vmcore {
+            writer,
+            file,
+            skip_zero: true,
+            page_size: PageSize::KIB4,
+            run: Vec::new(),
+            pages: 0,
+            zero_before: 0,
+            journal: None,
+            noted: (0, 0),
+        };
         fcntl(&vmcore.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
         let page = |pfn, byte| Page { pfn: Pfn(pfn), data: vec![byte; 4096].into(), again: false };
         vmcore.write(&[page(0, 0), page(1, 0), page(2, 1)]).unwrap_err();

@@ -10,7 +10,9 @@ use netdump_core::wire::v6::Level;
 use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::source::leaves_out;
-use rig::{ended_meta, host, read_log, Core, Server, Setup};
+use nix::sys::signal::Signal;
+use rig::{ended_meta, eventually, host, read_log, Core, Server, Setup};
+use std::os::unix::fs::MetadataExt;
 
 fn image(memory_mib: u64) -> ImageParams {
     ImageParams { memory: memory_mib << 20, ..ImageParams::default() }
@@ -123,4 +125,79 @@ fn who_has_no_key_or_another_one_gets_and_gives_nothing() {
         server.wait_for(reason);
         assert!(server.dirs(web).is_empty(), "{reason}");
     }
+}
+
+/// Starts a dump and kills the server when so much of it is stored.
+fn killed_in_mid_dump(
+    setup: &Setup,
+    params: &ImageParams,
+    part: f64,
+) -> (Server, std::thread::JoinHandle<CrowdReport>) {
+    let mut server = setup.start();
+    let mut crowd = CrowdParams { dialects: Dialects::Six, ..server.crowd(2, 1, params) };
+    crowd.level = Level::new(16).unwrap();
+    let client = std::thread::spawn(move || crowd::run(&crowd).unwrap());
+    let machine = host(setup.block, 2);
+    let enough = (params.memory as f64 * part) as u64 / 512;
+    eventually("some of the dump on the disk", || {
+        let dirs = server.dirs(machine);
+        let stored = dirs.first().and_then(|dir| std::fs::metadata(dir.join("vmcore-incomplete")).ok());
+        stored.is_some_and(|file| file.blocks() >= enough)
+    });
+    server.stop(Signal::SIGKILL);
+    (setup.start(), client)
+}
+
+#[test]
+fn a_server_that_was_killed_goes_on_with_the_dump() {
+    let setup = Setup::new(&["--secure", "0"]);
+    let params = ImageParams { poisoned_every: 100, ..image(256) };
+    let (server, client) = killed_in_mid_dump(&setup, &params, 0.2);
+    let report = client.join().unwrap();
+    assert_eq!((report.served, report.machines[0].version), (1, 6));
+    server.wait_for("a dump that was begun before goes on");
+    server.wait_for("dump complete");
+    let dir = server.dir(host(server.block, 2));
+    let machine = Image::new(params);
+    let meta = ended_meta(&dir);
+    assert_eq!(meta["complete"], true);
+    assert!(!dir.join("resume").exists(), "nobody goes on with it");
+    let core = Core::open(&dir.join("vmcore"));
+    let kept = |pfn: &_| machine.use_of(*pfn).is_none_or(|reason| !leaves_out(Level::new(16).unwrap(), reason));
+    let wanted: Vec<_> = machine.ram_pages().filter(|pfn| machine.readable(*pfn)).filter(kept).collect();
+    for pfn in &wanted {
+        assert_eq!(core.page(pfn.0).unwrap(), machine.page(*pfn), "page {pfn:?}");
+    }
+    let pages = &meta["dump"]["pages"];
+    let count = |kind: &str| pages[kind].as_u64().unwrap();
+    assert_eq!(count("written") + count("zero"), wanted.len() as u64, "{pages}");
+    assert_eq!(count("written") + count("zero") + count("left_out"), machine.ram_pages().count() as u64, "{pages}");
+    let log = read_log(&dir);
+    assert_eq!(log.matches("the kernel log as of the crash").count(), 1, "{log}");
+    // It did not begin anew: what was there is not sent twice.
+    let sent = report.machines[0].sent_bytes;
+    assert!(sent < wanted.len() as u64 * 4096 * 6 / 5, "{sent} bytes for {} pages", wanted.len());
+}
+
+#[test]
+fn a_journal_that_is_not_to_be_trusted_is_not_gone_on_with() {
+    let setup = Setup::new(&["--secure", "0"]);
+    let params = image(128);
+    let mut server = setup.start();
+    server.stop(Signal::SIGTERM);
+    let (mut server, client) = killed_in_mid_dump(&setup, &params, 0.2);
+    // Another boot of the server's machine: what the disk had not got is lost.
+    server.stop(Signal::SIGKILL);
+    let dir = server.dirs(host(setup.block, 2)).remove(0);
+    let journal = dir.join("resume");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    std::fs::write(&journal, text.replace(boot.trim(), "00000000-0000-0000-0000-000000000000")).unwrap();
+    let server = setup.start();
+    assert_eq!(client.join().unwrap().served, 1);
+    server.wait_for("dump complete");
+    let dirs = server.dirs(host(setup.block, 2));
+    assert_eq!(dirs.len(), 2, "the dump was begun anew: {dirs:?}");
+    assert!(dirs[0].join("vmcore-incomplete").exists(), "what there was is still there");
+    assert!(dirs[1].join("vmcore").exists());
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use netdump_core::wire::classic::{Machine, Start};
 use netdump_core::wire::v6::Reason;
 
-use crate::event::{Counters, Event, PageBuf, Phase, Progress};
+use crate::event::{Counters, Event, PageBuf, Phase, Progress, Resumed};
 use crate::params::Grant;
 use crate::session::Session;
 use crate::v6::Session6;
@@ -37,6 +37,13 @@ impl Dialogue {
 
     pub fn storage_ready(&mut self, now: Instant) {
         either!(self, s => s.storage_ready(now))
+    }
+
+    /// Classic cannot: it has no name for a panic.
+    pub fn resume(&mut self, resumed: Resumed) {
+        if let Dialogue::Six(session) = self {
+            session.resume(resumed);
+        }
     }
 
     pub fn storage_failed(&mut self, now: Instant) {

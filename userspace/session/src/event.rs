@@ -177,12 +177,31 @@ pub enum Event {
         /// Why.
         why: Absence,
     },
+    /// What was handed over so far is all that there is of these page frames, so that another session need not ask for them
+    /// ([`Resumed`]). Only version 6 says it.
+    Accounted {
+        /// First to last + 1.
+        frames: Range<u64>,
+        /// They are pages that came ahead of the others, each of which was handed over.
+        early: bool,
+    },
     /// No more pages will come. Finish the file, then `stored`.
     MemoryDone(MemoryEnd),
     /// What the client itself changed while it dumped.
     Volatile(Vec<VolatileRange>),
     /// The dump is over and the session can be dropped.
     Finished(Outcome),
+}
+
+/// What is there of a dump that a session of another server process began.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resumed {
+    /// Page frames of [`Event::Accounted`] that were early.
+    pub early: Vec<Range<u64>>,
+    /// The others.
+    pub accounted: Vec<Range<u64>>,
+    /// Pages that were handed over.
+    pub pages: u64,
 }
 
 /// How far a dump is.

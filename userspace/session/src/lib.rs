@@ -52,6 +52,6 @@ mod work;
 pub use cookies::MAX_COOKIES;
 pub use crypto::Ring;
 pub use dialogue::Dialogue;
-pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress};
+pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress, Resumed};
 pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

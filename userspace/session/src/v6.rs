@@ -28,7 +28,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::crypto::Ring;
-use crate::event::{Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress as HowFar};
+use crate::event::{Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress as HowFar, Resumed};
 use crate::info::{describe, Classic};
 use crate::params::{EndWith, Grant};
 use crate::phases::{MAX_LOG, MAX_NOTES, MAX_VOLATILE};
@@ -157,6 +157,7 @@ pub struct Session6 {
     grant: Option<Grant>,
     notes: Option<Vec<u8>>,
     ranges: Vec<Range<u64>>,
+    resumed: Resumed,
     listing: Vec<(u32, Vec<u8>)>,
     listing_len: usize,
     left_out: [u64; Reason::COUNT],
@@ -230,6 +231,7 @@ impl Session6 {
             grant: None,
             notes: None,
             ranges: Vec::new(),
+            resumed: Resumed::default(),
             listing: Vec::new(),
             listing_len: 0,
             left_out: [0; Reason::COUNT],
@@ -263,13 +265,20 @@ impl Session6 {
         self.position = Some(position);
     }
 
+    /// What another session had put into the files, before [`storage_ready`](Self::storage_ready).
+    pub fn resume(&mut self, resumed: Resumed) {
+        self.resumed = resumed;
+    }
+
     /// The files are there (after [`Event::Described`]).
     pub fn storage_ready(&mut self, now: Instant) {
         if self.phase == Phase::Storage {
             self.files = Files::Open;
             self.memory_began = Some(now);
             let ranges = std::mem::take(&mut self.ranges);
-            self.enter(Phase::Memory, Task::Memory(Box::new(Memory6::new(&ranges, 1, now))));
+            let mut memory = Box::new(Memory6::new(&ranges, 1, now));
+            memory.resume(&std::mem::take(&mut self.resumed));
+            self.enter(Phase::Memory, Task::Memory(memory));
             self.rate.begin(now, self.channel.received());
             self.grant_due = now;
             self.check_memory(now);
@@ -617,7 +626,7 @@ impl Session6 {
     }
 
     fn check_memory(&mut self, now: Instant) {
-        let Task::Memory(memory) = &self.task else { return };
+        let Task::Memory(memory) = &mut self.task else { return };
         if memory.is_done() {
             self.end_memory(now, None);
             self.enter_show(now);
@@ -625,6 +634,8 @@ impl Session6 {
             let missing = memory.missing();
             self.end_memory(now, Some(Failure::Unanswered(missing)));
             self.enter_show(now);
+        } else if memory.changed {
+            self.grant_due = now;
         }
     }
 

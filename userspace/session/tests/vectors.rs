@@ -15,7 +15,7 @@ use netdump_core::wire::log::syslog::{Escapes, Header, Original, Rfc5424, Sequen
 use netdump_core::wire::log::{Datagrams, Priority, UnixTime};
 use netdump_core::wire::v6::cluster::{Cluster, Content, Piece};
 use netdump_core::wire::v6::handshake::{Ack6, KeyName, Start6, ACK_LEN};
-use netdump_core::wire::v6::message::{kind, Grant, Place, Progress, Repair, Segment, SegmentId};
+use netdump_core::wire::v6::message::{kind, Grant, Place, Progress, Repair, Segment, SegmentId, Turn};
 use netdump_core::wire::v6::secure::{Channel, Key, Role, TrafficKeys};
 use netdump_core::wire::v6::{Codec, Counter, Header as Header6, Level, SessionId};
 use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId, Result};
@@ -296,7 +296,7 @@ fn version_6() {
     let mut buf = [0; 512];
 
     let grant = Grant::parse(body("six-grant", kind::GRANT, 9)).unwrap();
-    let segment = Segment { id: SegmentId(5), start: Pfn(1), end: Pfn(0x9f), again: false };
+    let segment = Segment { id: SegmentId(5), start: Pfn(1), end: Pfn(0x9f), again: false, turn: Turn::Second };
     assert_eq!((grant.serial, grant.credit, grant.pages, grant.answer), (7, 256, 16, true));
     assert_eq!((grant.level, grant.codec), (Level::MAX, Codec::Zstd));
     assert_eq!(grant.segments().collect::<Vec<_>>(), [segment]);
@@ -304,7 +304,10 @@ fn version_6() {
     again("six-grant", &buf[..len]);
 
     let repairs: Vec<_> = Repair::parse(body("six-repair", kind::REPAIR, 10)).unwrap().collect();
-    assert_eq!(repairs, [Repair { first: Pfn(0x123), end: Pfn(0x200), build: 0xcafe_babe, missing: 5 }]);
+    assert_eq!(
+        repairs,
+        [Repair { first: Pfn(0x123), end: Pfn(0x200), build: 0xcafe_babe, missing: 5, turn: Turn::First }]
+    );
     let len = Repair::emit(&repairs, &mut buf).unwrap();
     again("six-repair", &buf[..len]);
 

@@ -3,6 +3,7 @@
 
 use netdump_core::engine::v6::{Choice, Source};
 use netdump_core::engine::{PageClass, Target};
+use netdump_core::wire::v6::message::Turn;
 use netdump_core::wire::v6::{Codec, Level, Reason};
 use netdump_core::wire::Pfn;
 
@@ -20,14 +21,24 @@ pub fn leaves_out(level: Level, reason: Reason) -> bool {
     level.leaves_out(bits)
 }
 
+/// Frames of which all or none are needed first.
+const EARLY: u64 = 4;
+
+/// Whether a made-up machine calls the page one that is needed first: one in eight, and all of the lowest.
+pub fn is_early(pfn: Pfn) -> bool {
+    let group = pfn.0 / EARLY;
+    group < 8 || group % 8 == 3
+}
+
 impl Source for Image {
-    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice {
+    fn select(&mut self, level: Level, turn: Turn, pfn: Pfn, end: Pfn) -> Choice {
         if let PageClass::Hole { next } = self.classify(pfn) {
             return Choice::Skip { to: next.unwrap_or(end).min(end), reason: Reason::Unreadable };
         }
         match self.use_of(pfn).filter(|reason| leaves_out(level, *reason)) {
             Some(reason) => Choice::Skip { to: Pfn((pfn.0 / 32 * 32 + 32).min(end.0)), reason },
-            None => Choice::Keep,
+            None if turn == Turn::Any || is_early(pfn) == (turn == Turn::First) => Choice::Keep,
+            None => Choice::Pass { to: Pfn((pfn.0 / EARLY * EARLY + EARLY).min(end.0)) },
         }
     }
 

@@ -12,7 +12,7 @@ use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Header, Level, Reason};
 use netdump_core::wire::Pfn;
 use netdump_session::v6::{is_authentic, Params6, Session6};
-use netdump_session::{Absence, Event, Failure, Grant, Outcome, Ring};
+use netdump_session::{Absence, Event, Failure, Grant, Outcome, Resumed, Ring};
 use netdump_vmcore::DumpInfo;
 
 use crate::image::{Image, ImageParams};
@@ -79,8 +79,12 @@ pub struct Stored6 {
     pub info: Option<Box<DumpInfo>>,
     /// Each page.
     pub pages: BTreeMap<u64, Box<[u8]>>,
+    /// Their frames, in the order in which they came.
+    pub order: Vec<u64>,
     /// Frames that were left out.
     pub left_out: u64,
+    /// What another session need not fetch.
+    pub resumed: Resumed,
     /// The kernel log.
     pub log: Vec<u8>,
     /// The task listing.
@@ -107,6 +111,8 @@ pub struct World6 {
     stored: Stored6,
     /// Whether the owner gives a slot as soon as the client has proved itself.
     pub grant: bool,
+    /// Whether the server keeps what it has stored when it dies, and goes on with it.
+    pub resumes: bool,
     /// On the path.
     pub attacker: Option<Attacker>,
 }
@@ -143,6 +149,7 @@ impl World6 {
             stored: Stored6::default(),
             params,
             grant: true,
+            resumes: false,
             attacker: None,
         }
     }
@@ -306,10 +313,14 @@ impl World6 {
             seed[..8].copy_from_slice(&(self.params.seed ^ ((self.sessions + 1) << 32)).to_le_bytes());
             let key = self.params.keyed.then_some(&KEY);
             let session = Session6::new(self.params.session.clone(), datagram, key, seed, now);
-            if session.is_some() {
+            if let Some(mut session) = session {
                 self.sessions += 1;
-                self.stored = Stored6::default();
-                self.session = session;
+                if self.resumes {
+                    session.resume(self.stored.resumed.clone());
+                } else {
+                    self.stored = Stored6::default();
+                }
+                self.session = Some(session);
             }
         } else if let Some(session) = &mut self.session {
             session.handle(now, datagram);
@@ -331,7 +342,11 @@ impl World6 {
                     }
                     Event::KernelLog(text) => stored.log = text,
                     Event::Listing(text) => stored.listing = text,
+                    Event::Accounted { frames, early: true } => stored.resumed.early.push(frames),
+                    Event::Accounted { frames, early: false } => stored.resumed.accounted.push(frames),
                     Event::Page { pfn, data, .. } => {
+                        stored.order.push(pfn.0);
+                        stored.resumed.pages += 1;
                         assert!(stored.pages.insert(pfn.0, data).is_none(), "page {pfn:?} was handed over twice");
                     }
                     Event::Absent { pfns, why: Absence::LeftOut } => stored.left_out += pfns.end - pfns.start,

@@ -3,8 +3,10 @@
 
 use netdump_core::engine::End;
 use netdump_core::wire::v6::{Codec, Level, Reason};
+use netdump_core::wire::Pfn;
 use netdump_session::{Failure, Phase};
 use netdump_sim::link::LinkParams;
+use netdump_sim::source::is_early;
 use netdump_sim::world6::{World6, World6Params, SECOND};
 
 const MIB: u64 = 1 << 20;
@@ -180,6 +182,46 @@ fn a_server_that_forgets_is_told_anew() {
     world.run_to_the_end();
     world.assert_complete();
     assert_eq!((world.sessions(), world.engine().counters().handshakes), (2, 2));
+}
+
+#[test]
+fn what_is_needed_first_comes_first() {
+    for loss in [0.0, 0.05] {
+        let world = dumped(over(|link| link.loss = loss));
+        let early: Vec<bool> = world.stored().order.iter().map(|pfn| is_early(Pfn(*pfn))).collect();
+        let first = early.iter().filter(|early| **early).count();
+        assert!(first > 100 && first < early.len() / 4, "{first} of {}", early.len());
+        assert!(early[..first].iter().all(|early| *early), "loss {loss}: another page came before one of them");
+    }
+}
+
+#[test]
+fn a_server_that_restarts_goes_on_where_it_was() {
+    // In the first turn, between the two, and later; and twice.
+    for milliseconds in [&[4][..], &[12], &[30], &[60], &[50, 2080]] {
+        let mut params = over(|link| link.loss = 0.01);
+        params.image.memory = 16 * MIB;
+        params.level = Level::new(16).unwrap();
+        let mut world = World6::new(params);
+        world.resumes = true;
+        let mut before = Vec::new();
+        for milliseconds in milliseconds {
+            world.run_until(milliseconds * SECOND / 1000);
+            before.push(world.stored().pages.len());
+            world.restart_server();
+        }
+        world.run_to_the_end();
+        world.assert_complete();
+        assert_eq!(world.sessions() as usize, 1 + milliseconds.len(), "{milliseconds:?}: {before:?}");
+        let (all, sent) = (world.stored().pages.len() as u64, world.engine().counters().pages);
+        // What was on its way when the server died comes again, and what was lost.
+        let twice = sent - all;
+        println!("{milliseconds:?}: {before:?} of {all} pages before, {twice} sent twice");
+        let allowed = if milliseconds[0] < 20 { all / 4 } else { all / 10 };
+        assert!(twice < allowed, "{milliseconds:?}: {twice} of {all} pages were sent twice");
+        let sum = world.image().ram_pages().count() as u64;
+        assert_eq!(all + world.stored().left_out, sum, "{milliseconds:?}: each frame is counted once");
+    }
 }
 
 #[test]

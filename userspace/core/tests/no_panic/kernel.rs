@@ -17,6 +17,7 @@ use wire::log::extended::Extended;
 use wire::log::netlog::Stream;
 use wire::log::syslog::{Escapes, Header, Original, Rfc5424, SequenceId};
 use wire::log::Datagrams;
+use wire::v6::message::Turn;
 use wire::v6::secure::Crypto;
 use wire::v6::{Codec, Level};
 use wire::{Pfn, PhysAddr};
@@ -38,7 +39,7 @@ pub struct Machine6<'a>(Machine<'a>, &'a mut dyn Source2);
 
 /// [`Source`] and [`Crypto`] behind a table of function pointers.
 pub trait Source2 {
-    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice;
+    fn select(&mut self, level: Level, turn: Turn, pfn: Pfn, end: Pfn) -> Choice;
     fn hash(&mut self, bytes: &[u8]) -> u32;
     fn compress(&mut self, codec: Codec, from: &[u8], to: &mut [u8]) -> Option<usize>;
 }
@@ -88,8 +89,8 @@ impl Target for Machine6<'_> {
 }
 
 impl Source for Machine6<'_> {
-    fn select(&mut self, level: Level, pfn: Pfn, end: Pfn) -> Choice {
-        self.1.select(level, pfn, end)
+    fn select(&mut self, level: Level, turn: Turn, pfn: Pfn, end: Pfn) -> Choice {
+        self.1.select(level, turn, pfn, end)
     }
     fn hash(&mut self, bytes: &[u8]) -> u32 {
         self.1.hash(bytes)

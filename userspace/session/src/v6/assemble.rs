@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::v6::cluster::{Piece, MAX_CLUSTER_LEN};
-use netdump_core::wire::v6::message::Repair;
+use netdump_core::wire::v6::message::{Repair, Turn};
 use netdump_core::wire::v6::Codec;
 use netdump_core::wire::Pfn;
 
@@ -192,6 +192,7 @@ impl Assembly {
                 end: Pfn(end_of(*first).max(first + 1)),
                 build: open.build,
                 missing: open.missing(),
+                turn: Turn::Any,
             });
         }
         for first in hopeless {

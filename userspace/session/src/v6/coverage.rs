@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Which page frames are still missing: disjoint intervals.
+//! Which page frames are still missing: disjoint intervals. And which pages came ahead of the others: a bit for each.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -61,6 +61,49 @@ impl Missing {
     }
 }
 
+/// Page frames of a chunk of [`Had`].
+const CHUNK: u64 = 32_768;
+
+/// A set of page frames that lie anywhere: a bit for each frame of the chunks that have any.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Had {
+    chunks: BTreeMap<u64, Box<[u64; CHUNK as usize / 64]>>,
+}
+
+impl Had {
+    /// Adds a frame.
+    pub(crate) fn add(&mut self, pfn: u64) {
+        let chunk = self.chunks.entry(pfn / CHUNK).or_insert_with(|| Box::new([0; CHUNK as usize / 64]));
+        chunk[(pfn % CHUNK) as usize / 64] |= 1 << (pfn % 64);
+    }
+
+    /// Whether it was added.
+    pub(crate) fn holds(&self, pfn: u64) -> bool {
+        self.chunks.get(&(pfn / CHUNK)).is_some_and(|chunk| chunk[(pfn % CHUNK) as usize / 64] & 1 << (pfn % 64) != 0)
+    }
+
+    /// How many of these were.
+    pub(crate) fn count(&self, range: Range<u64>) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let chunks = self.chunks.range(range.start / CHUNK..=(range.end - 1) / CHUNK);
+        let mut count = 0;
+        for (number, chunk) in chunks {
+            let first = number * CHUNK;
+            let (from, to) = (range.start.max(first) - first, range.end.min(first.saturating_add(CHUNK)) - first);
+            for (n, word) in chunk.iter().enumerate().take(to.div_ceil(64) as usize).skip(from as usize / 64) {
+                let at = n as u64 * 64;
+                let low = from.saturating_sub(at).min(64);
+                let high = (to - at).min(64);
+                let mask = u64::MAX.checked_shr(64 - (high - low) as u32).unwrap_or(0) << low.min(63);
+                count += u64::from((word & mask).count_ones());
+            }
+        }
+        count
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +124,19 @@ mod tests {
         assert_eq!(missing.within(0..100).collect::<Vec<_>>(), [10..12, 32..33, 34..40, 50..51]);
         assert_eq!(missing.remove(0..u64::MAX), 10);
         assert_eq!(missing.frames(), 0);
+    }
+
+    #[test]
+    fn bits_are_counted_across_words_and_chunks() {
+        let mut had = Had::default();
+        let all = [0, 1, 63, 64, 100, CHUNK - 1, CHUNK, CHUNK + 64, 9 * CHUNK + 5, u64::MAX];
+        all.iter().for_each(|pfn| had.add(*pfn));
+        assert!(all.iter().all(|pfn| had.holds(*pfn)) && !had.holds(2) && !had.holds(8 * CHUNK));
+        for start in [0, 1, 2, 63, 64, 65, CHUNK - 1, CHUNK, CHUNK + 1, u64::MAX - 1] {
+            for end in [0, 1, 63, 64, 65, 101, CHUNK, CHUNK + 65, 20 * CHUNK, u64::MAX] {
+                let expected = all.iter().filter(|pfn| (start..end).contains(*pfn)).count() as u64;
+                assert_eq!(had.count(start..end), expected, "{start}..{end}");
+            }
+        }
     }
 }

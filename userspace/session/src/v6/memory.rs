@@ -10,13 +10,13 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, PAGE};
-use netdump_core::wire::v6::message::{Place, Progress, Repair, Segment, SegmentId, MAX_REPAIRS, MAX_SEGMENTS};
+use netdump_core::wire::v6::message::{Place, Progress, Repair, Segment, SegmentId, Turn, MAX_REPAIRS, MAX_SEGMENTS};
 use netdump_core::wire::Pfn;
 
 use super::assemble::{Assembly, Put};
-use super::coverage::Missing;
+use super::coverage::{Had, Missing};
 use super::rate::Rate;
-use crate::event::{Absence, Event, PageBuf};
+use crate::event::{Absence, Event, PageBuf, Resumed};
 use crate::tools::Events;
 
 /// Segments that the client works on at a time, beside those that are granted again.
@@ -44,6 +44,12 @@ pub(crate) struct Came {
 /// The memory of one dump.
 #[derive(Debug)]
 pub(crate) struct Memory6 {
+    /// Frames that are wanted, as they were described.
+    ranges: Vec<Range<u64>>,
+    /// Which pages are asked for now.
+    turn: Turn,
+    /// Pages that came while others had their turn.
+    had: Had,
     missing: Missing,
     fresh: VecDeque<Range<u64>>,
     again: VecDeque<Range<u64>>,
@@ -65,13 +71,14 @@ pub(crate) struct Memory6 {
 impl Memory6 {
     /// `ranges`: page frames that are wanted, in the order in which they are.
     pub(crate) fn new(ranges: &[Range<u64>], first_id: u32, now: Instant) -> Self {
-        let mut sorted = ranges.to_vec();
-        sorted.sort_by_key(|range| range.start);
-        let missing = Missing::new(&sorted);
+        let missing = all(ranges);
         Memory6 {
             total: missing.frames(),
+            ranges: ranges.to_vec(),
+            turn: Turn::First,
+            had: Had::default(),
             missing,
-            fresh: ranges.iter().filter(|range| range.start < range.end).cloned().collect(),
+            fresh: fresh(ranges),
             again: VecDeque::new(),
             active: Vec::new(),
             next_id: first_id,
@@ -85,14 +92,43 @@ impl Memory6 {
         }
     }
 
-    /// Every frame was accounted for.
-    pub(crate) fn is_done(&self) -> bool {
+    /// Goes on where another session stopped: it had all of these `early` pages, and these frames were accounted for.
+    pub(crate) fn resume(&mut self, resumed: &Resumed) {
+        for frames in &resumed.early {
+            for part in all(&self.ranges).within(frames.clone()) {
+                part.for_each(|pfn| self.had.add(pfn));
+            }
+        }
+        self.pages = resumed.pages;
+        if resumed.accounted.is_empty() {
+            return; // those that come first may not all be there
+        }
+        self.turn = Turn::Second;
+        for frames in &resumed.accounted {
+            self.missing.remove(frames.clone());
+        }
+        let ranges = std::mem::take(&mut self.fresh);
+        self.fresh = ranges.into_iter().flat_map(|range| self.missing.within(range).collect::<Vec<_>>()).collect();
+    }
+
+    /// Every frame was accounted for. When that is so for the pages that come first, the others have their turn.
+    pub(crate) fn is_done(&mut self) -> bool {
+        if self.turn == Turn::First && self.missing.frames() == 0 {
+            self.turn = Turn::Second;
+            self.missing = all(&self.ranges);
+            self.fresh = fresh(&self.ranges);
+            self.active.clear();
+            self.assembly.forget(|_| false);
+            self.changed = true;
+        }
         self.missing.frames() == 0
     }
 
     /// Frames accounted for.
     pub(crate) fn done(&self) -> u64 {
-        self.total - self.missing.frames()
+        // What was passed over in the first turn is not done by that.
+        let accounted = if self.turn == Turn::First { 0 } else { self.total - self.missing.frames() };
+        accounted.max(self.pages)
     }
 
     pub(crate) fn missing(&self) -> u64 {
@@ -123,7 +159,7 @@ impl Memory6 {
             };
             let id = SegmentId(self.next_id);
             self.next_id = self.next_id.wrapping_add(1);
-            let segment = Segment { id, start: Pfn(range.start), end: Pfn(range.end), again };
+            let segment = Segment { id, start: Pfn(range.start), end: Pfn(range.end), again, turn: self.turn };
             self.active.push(Active { segment, finished: false, check: None });
         }
         // What was lost first: clusters around it wait for it.
@@ -135,7 +171,9 @@ impl Memory6 {
     /// A piece came.
     pub(crate) fn on_piece(&mut self, now: Instant, counter: u64, piece: &Piece<'_>, events: &mut Events) -> Came {
         let mut came = Came::default();
-        if !self.missing.holds(piece.first.0) {
+        // What came in the first turn is no cluster of this one, but the answer to a repair that was not needed any more.
+        let is_over = self.turn == Turn::Second && self.had.holds(piece.first.0);
+        if !self.missing.holds(piece.first.0) || is_over {
             came.useless = true;
             return came;
         }
@@ -155,12 +193,17 @@ impl Memory6 {
             came.broken = true;
             return came;
         };
-        let (missing, pool) = (&self.missing, &mut self.pool);
+        let (missing, had, pool) = (&self.missing, &mut self.had, &mut self.pool);
+        let first_turn = self.turn == Turn::First;
         let mut pages = 0;
+        let mut early: Option<Range<u64>> = None;
         let mut page = |pfn: Pfn, bytes: Option<&[u8; PAGE]>| {
             // What is there already is not handed over again, and what was not asked for not at all.
-            if !missing.holds(pfn.0) {
+            if !missing.holds(pfn.0) || had.holds(pfn.0) {
                 return;
+            }
+            if first_turn {
+                had.add(pfn.0);
             }
             let mut data = pool.pop().unwrap_or_else(|| vec![0; PAGE].into_boxed_slice());
             match bytes {
@@ -169,36 +212,57 @@ impl Memory6 {
             }
             pages += 1;
             events.push(Event::Page { pfn, data, again: false });
+            if first_turn {
+                match &mut early {
+                    Some(run) if run.end == pfn.0 => run.end += 1,
+                    _ => {
+                        let run = early.replace(pfn.0..pfn.0 + 1);
+                        run.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: true }));
+                    }
+                }
+            }
         };
         cluster.for_each(|content| match content {
             Content::Page(pfn, bytes) => page(pfn, Some(bytes)),
             Content::Zeroes(pfn, count) => (pfn.0..pfn.0 + u64::from(count)).for_each(|pfn| page(Pfn(pfn), None)),
         });
+        early.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: true }));
         self.pages += pages;
-        let start = whole.first.0 - u64::from(whole.gap).min(whole.first.0);
-        let accounted = self.missing.remove(start..cluster.end().0);
-        if accounted > pages {
-            // The frames in between were left out; which they are is of no use to anybody.
-            let end = cluster.end().0;
-            events.push_absent(end - (accounted - pages)..end, Absence::LeftOut);
-        }
+        let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
+        self.account(frames, pages, events);
         self.advanced = now;
         came
+    }
+
+    /// All pages that come of these frames have come, `pages` of them just now.
+    fn account(&mut self, frames: Range<u64>, pages: u64, events: &mut Events) -> u64 {
+        let parts: Vec<Range<u64>> = self.missing.within(frames.clone()).collect();
+        let accounted = self.missing.remove(frames);
+        if self.turn == Turn::Second && accounted > 0 {
+            let before: u64 = parts.iter().map(|part| self.had.count(part.clone())).sum();
+            let left_out = accounted.saturating_sub(pages + before);
+            if left_out > 0 {
+                // Which of them were is of no use to anybody.
+                let end = parts.last().map_or(0, |part| part.end);
+                events.push_absent(end - left_out.min(end)..end, Absence::LeftOut);
+            }
+            parts.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: false }));
+        }
+        accounted
     }
 
     /// The client says where it stands.
     pub(crate) fn on_progress(&mut self, now: Instant, progress: &Progress<'_>, rate: &Rate, events: &mut Events) {
         for Place { id, cursor, tail } in progress.places() {
-            let Some(active) = self.active.iter_mut().find(|active| active.segment.id == id) else { continue };
+            let Some(active) = self.active.iter().find(|active| active.segment.id == id) else { continue };
             let Segment { start, end, .. } = active.segment;
             if tail > cursor || cursor > end || tail < start {
                 continue; // no place in that segment
             }
-            let accounted = self.missing.remove(tail.0..cursor.0);
-            if accounted > 0 {
+            if self.account(tail.0..cursor.0, 0, events) > 0 {
                 self.advanced = now;
-                events.push_absent(tail.0..tail.0 + accounted, Absence::LeftOut);
             }
+            let Some(active) = self.active.iter_mut().find(|active| active.segment.id == id) else { continue };
             if cursor == end && !active.finished {
                 active.finished = true;
                 self.changed = true;
@@ -223,7 +287,8 @@ impl Memory6 {
             // Those that were granted again come first.
             active.iter().map(|a| &a.segment).find(|s| holds(s)).map_or_else(|| fallback(first), |s| s.end.0)
         };
-        let repairs = self.assembly.overdue(now, next, rate.reordering(), rate.patience(), MAX_REPAIRS, end_of);
+        let mut repairs = self.assembly.overdue(now, next, rate.reordering(), rate.patience(), MAX_REPAIRS, end_of);
+        repairs.iter_mut().for_each(|repair| repair.turn = self.turn);
         self.repaired += repairs.iter().map(|repair| u64::from(repair.missing.count_ones())).sum::<u64>();
         repairs
     }
@@ -275,6 +340,16 @@ impl Memory6 {
         let repairs = self.assembly.deadline(next, rate.reordering(), rate.patience());
         [checks, repairs].into_iter().flatten().min()
     }
+}
+
+fn all(ranges: &[Range<u64>]) -> Missing {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| range.start);
+    Missing::new(&sorted)
+}
+
+fn fresh(ranges: &[Range<u64>]) -> VecDeque<Range<u64>> {
+    ranges.iter().filter(|range| range.start < range.end).cloned().collect()
 }
 
 /// The least time between two grants.
