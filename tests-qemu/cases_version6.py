@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Version 6: in clear, sealed, with pages left out and compressed; and that nothing of the keys is in a dump."""
 
+import contextlib
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
 import judges
 import panic_run
+import truth
 from cases import Context, add
 from cases_keys import found
 from enrolment import Enrolment
@@ -94,12 +102,107 @@ def wrong_key(context: Context) -> list[str]:
     return ["nothing given, nothing taken"]
 
 
+# A flag in the header (kernel's DUMP_ELF_INCOMPLETE): crash says that the dump is not whole.
+INCOMPLETE = 1
+
+
+def stored(server: Server, enough) -> Path:
+    """Waits until enough of a dump is on the disk; its directory."""
+    deadline = time.monotonic() + 120
+    while True:
+        for path in server.directories():
+            with contextlib.suppress(FileNotFoundError):
+                if enough(path):
+                    return path
+        must(time.monotonic() < deadline, "the dump does not get so far")
+        time.sleep(0.01)
+
+
+def cut(context: Context, enough, level=31) -> list[str]:
+    """The server is killed in mid-dump and never comes back: what it has can be read."""
+    lab = context.lab()
+    machine = panic_run.with_module(lab, Machine(memory_mib=1024))
+    with Guest(lab, machine, context.directory) as guest, Server(context.directory, secure=0, codec="zstd") as server:
+        guest.wait_ready()
+        panic_run.arm(guest, f"level={level} idle_timeout=5", magic=False)
+        guest.send(panic_run.PANIC)
+        path = stored(server, enough)
+        server.stop(signal.SIGKILL)
+        pages = pages_told(path)
+        guest.wait_console(r"netdump: .*gone silent", 60)
+    vmcore = path / "vmcore-incomplete"
+    must(not (path / "vmcore").exists() and json.loads((path / "meta.json").read_text())["complete"] is False, "it is said to be whole")
+    flags = int.from_bytes(vmcore.read_bytes()[48:52], "little")
+    must(flags & INCOMPLETE, f"its header has flags {flags:#x}")
+    system, task, log = judges.crash(lab, vmcore, "sys", "bt", "log")
+    must("sysrq triggered crash" in system, f"crash sees no panic: {system}")
+    must("sysrq_handle_crash" in task, f"crash's bt: {task}")
+    must("netdump activated" in log and "Linux version" in log, "crash's log is not whole")
+    seen = json.loads(truth.drgn(lab, vmcore, "judge_cut.py", modules=[panic_run.module_path(lab)]))
+    must("sysrq_handle_crash" in seen["crashed"], f"drgn's stack: {seen['crashed']}")
+    must("netdump activated" in seen["dmesg"] and seen["tasks"] > 20, f"drgn sees {seen['tasks']} tasks")
+    every = judges.crash(lab, vmcore, "bt -a", "ps")
+    must("swapper/0" in every[1] and len(re.findall(r"^PID: ", every[0], re.M)) == machine.cpus, f"crash's bt -a: {every[0]}")
+    early = sum(int(b, 16) - int(a, 16) for a, b in re.findall(r"^e (\w+) (\w+)$", (path / "resume").read_text(errors="replace"), re.M))
+    vmcore.unlink()
+    return [f"cut at {pages} pages, {pages * 100 // WHOLE} % of all; {early} come first; crash and drgn: bt, log, tasks"]
+
+
+def in_second_turn(path: Path) -> bool:
+    """All pages that come first are there, and not much more."""
+    return "\na " in (path / "resume").read_text(errors="replace")
+
+
+def part(percent: int):
+    """So much of what level 31 leaves of the idle guest."""
+    return lambda path: pages_told(path) * 100 >= percent * WHOLE
+
+
+def pages_told(path: Path) -> int:
+    """Pages that are there, as the journal says."""
+    text = (path / "resume").read_text(errors="replace")
+    return sum(int(pages, 16) for pages in re.findall(r"^n (\w+) \w+ \w+$", text, re.M))
+
+
+# Pages of such a dump (six-level-31: 28,400 to 29,400).
+WHOLE = 28_400
+
+
+def server_killed(context: Context, codec="lz4") -> list[str]:
+    """The server is killed in mid-dump and started again: the dump goes on, is complete and true."""
+    servers = []
+
+    def trigger(guest: Guest) -> None:
+        guest.send(panic_run.PANIC)
+        path = stored(servers[0], lambda path: pages_told(path) > 60_000)
+        servers[0].stop(signal.SIGKILL)
+        sizes.append(pages_told(path))
+        servers[0].start()
+
+    sizes, metas = [], []
+    lines = panic_run.panic_run(
+        context.lab(), Machine(), context.directory, magic=False, settings={"secure": 0, "codec": codec},
+        before_panic=lambda _, server: servers.append(server), trigger=trigger,
+        dumped=lambda server: metas.append((server.meta()[1], server.text(), len(server.directories()))),
+    )  # fmt: skip
+    (meta, text, directories) = metas[0]
+    spoken(meta, sealed=False)
+    must("a dump that was begun before goes on" in text and directories == 1, f"it was begun anew, in {directories} directories")
+    pages = meta["dump"]["pages"]
+    must(pages["written"] + pages["zero"] + pages["left_out"] == meta["dump"]["memory_bytes"] // 4096, f"frames are not accounted for: {pages}")
+    return [*lines, f"killed at {sizes[0]} pages, and gone on with"]
+
+
 add("six-clear", clear, tiers=("test", "full"), all_judges=True)
 add("six-sealed", sealed, tiers=("test", "full"), all_judges=True)
 add("six-level-31", level_31, tiers=("test", "full"))
 add("six-level-31-server", level_31, parameters="", settings={"level": 31}, codec="lz4")
 add("six-wrong-key", wrong_key)
 add("six-sealed-under-load", sealed, load=True)
+add("six-cut-first", cut, enough=in_second_turn)
+add("six-cut-50", cut, enough=part(50))
+add("six-cut-90", cut, enough=part(90))
+add("six-server-killed", server_killed, tiers=("test", "full"))
 for nic in ("virtio-net-pci", "e1000e", "vmxnet3", "e1000"):
     flavour = "cloud-amd64" if nic in CLOUD_NICS else "amd64"
     for codec in ("none", "zstd"):

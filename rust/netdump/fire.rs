@@ -214,7 +214,7 @@ fn name_stragglers() {
 /// Notes what will change from now on, before the first page is read.
 fn report(plan: &mut Plan) {
     let Plan { nic, memory, struct_pages, early, changed, .. } = plan;
-    early.add_stacks();
+    early.complete();
     early.report(changed);
     nic.report(changed);
     memory.report(changed);
@@ -292,28 +292,27 @@ fn serve(plan: &mut Plan, engine: &mut Client, clock: &mut Clock) -> End {
 
 /// Sends what is due. False if the transmitter is stuck on something.
 fn send_burst(nic: &mut Nic, link: &mut Link<'_>, engine: &mut Client, target: &mut Machinery<'_>, now: Time) -> bool {
-    for step in 1..=BURST {
+    for _ in 0..BURST {
         let sender = nic.sender();
-        if !sender.flush(false) {
+        // What is written here may wait for the frame after it, which the NIC is told of at the same time.
+        if !sender.advance() {
             return false;
         }
-        let Some(mut slot) = sender.free() else { return false };
-        let Some(written) = link.write(engine, target, now, slot.frame()) else { return true };
+        let Some(mut slot) = sender.free() else {
+            let flushed = sender.flush();
+            return flushed && sender.free().is_some();
+        };
+        let Some(written) = link.write(engine, target, now, slot.frame()) else { break };
         slot.commit(written.len, written.ip, written.udp, link.path.local.is_ipv6(), written.checksum);
-        // "More" keeps the NIC waiting: only if another frame follows at once, whatever happens.
-        let more = step < BURST && engine.has_more() && sender.has_free();
-        if !sender.flush(more) {
-            return false;
-        }
     }
-    true
+    nic.sender().flush()
 }
 
 /// The last frame may still wait for the driver.
 fn drain(nic: &mut Nic, clock: &mut Clock) {
     const LIMIT: u64 = 10_000_000;
     let until = clock.now().saturating_add(LIMIT);
-    while !nic.sender().flush(false) && clock.now() < until {
+    while !nic.sender().flush() && clock.now() < until {
         nic.unstall();
     }
 }

@@ -104,7 +104,6 @@ impl Plan {
             ranges.push(PhysRange { start: PhysAddr(range.start), end: PhysAddr(range.end) }, GFP_KERNEL)?;
         }
         let vmcoreinfo = memory::vmcoreinfo()?;
-        let layout = memory::layout();
         let notes = super::notes::room(system::cpus_possible() as usize, ranges.len(), vmcoreinfo.len());
         Ok(KBox::new(
             Self {
@@ -116,12 +115,12 @@ impl Plan {
                 max_datagram,
                 memory,
                 struct_pages: StructPages::new()?,
-                early: Early::new(&layout)?,
+                early: Early::new()?,
                 compressors: Compressors::new()?,
                 hidden: Hidden::new()?,
                 seed,
                 ranges,
-                layout,
+                layout: memory::layout(),
                 vmcoreinfo,
                 online: KBox::new(OnlineCpus::empty(), GFP_KERNEL)?,
                 bpf: BpfContext::new(),

@@ -211,6 +211,7 @@ enum {
 unsigned long nd_vmemmap(void);
 void *nd_cpu_variable(unsigned int cpu);
 unsigned long nd_thread_size(void);
+struct list_head *nd_this_module_list(void);
 u64 nd_cycles(void);
 unsigned long nd_cpu_random(void);
 

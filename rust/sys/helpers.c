@@ -453,6 +453,11 @@ unsigned long nd_thread_size(void)
 	return THREAD_SIZE;
 }
 
+struct list_head *nd_this_module_list(void)
+{
+	return &THIS_MODULE->list;
+}
+
 unsigned long nd_vmemmap(void)
 {
 	return (unsigned long)vmemmap;

@@ -8,6 +8,7 @@ use super::stop_cpus;
 use super::system;
 use super::volatile::{Changed, PhysRange, PAGE_SIZE};
 use crate::pages::{Frames, Layout, Memmap, Page, PAGE_STRUCT_LEN};
+use core::mem::offset_of;
 use kernel::prelude::*;
 
 const _: () = assert!(size_of::<bindings::page>() == PAGE_STRUCT_LEN);
@@ -81,24 +82,33 @@ impl Memmap for StructPages {
     }
 }
 
+/// Of the kernel's image.
+const IMAGE_PARTS: usize = 3;
+/// Pages of this module.
+const MAX_OWN_PAGES: usize = 512;
+/// So many modules are followed.
+const MAX_MODULES: usize = 512;
+/// The stacks of so many CPUs are looked for: putting them in order takes its time.
+const MAX_STACKS: u32 = 1024;
 /// Pages of a stack, at most.
 const STACK_PAGES: usize = 8;
 /// So much on both sides of a variable of a CPU is taken for that CPU's: the runqueue, the stacks of its interrupts.
 const AROUND_CPU: u64 = 256 << 10;
 
-/// Where the pages lie that no struct page marks and that a reader of the dump needs before all others: the kernel's image,
-/// the CPUs' own variables, and the stacks of what ran.
+/// Where the pages lie that no struct page marks and that a reader of the dump needs before all others: the kernel's
+/// variables and those of the CPUs, the list of modules, and the stacks of what ran.
 pub struct Early {
     frames: KVec<Frames>,
 }
 
 impl Early {
     /// Those that are known beforehand, and room for the others. Process context.
-    pub fn new(layout: &memory::Layout) -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let cpus = system::cpus_possible() as usize;
-        let mut early = Self { frames: KVec::with_capacity(1 + cpus * (1 + STACK_PAGES), GFP_KERNEL)? };
-        if let Some((_, start, len)) = layout.image {
-            early.add(start, start.saturating_add(len));
+        let room = IMAGE_PARTS + cpus * (1 + STACK_PAGES) + MAX_MODULES * 2 + MAX_OWN_PAGES;
+        let mut early = Self { frames: KVec::with_capacity(room, GFP_KERNEL)? };
+        for part in memory::image_without_code() {
+            early.add(part.start, part.end);
         }
         for cpu in 0..cpus as u32 {
             // SAFETY: Arithmetic on the address of a CPU's variable; CPUs that are possible have theirs.
@@ -110,19 +120,20 @@ impl Early {
         Ok(early)
     }
 
-    /// Adds the stacks of what ran when the CPUs were stopped. Panic path.
-    pub fn add_stacks(&mut self) {
+    /// Adds what is where it is only now: the stacks of what ran when the CPUs were stopped, and the list of modules, without
+    /// which a stack with one of them on it cannot be read. Panic path.
+    pub fn complete(&mut self) {
+        self.add_modules();
         self.add_stack(system::current_task().0);
-        for cpu in (0..system::cpus_possible()).filter(|cpu| *cpu != system::cpu()) {
+        for cpu in (0..system::cpus_possible().min(MAX_STACKS)).filter(|cpu| *cpu != system::cpu()) {
             if let Some(state) = stop_cpus::cpu_state(cpu) {
                 self.add_stack(state.task);
             }
         }
-        self.frames.sort_unstable_by_key(|frames| frames.start);
-        let mut kept = 0;
+        let mut kept = 0usize;
         for at in 0..self.frames.len() {
             let Some(frames) = self.frames.get(at).copied() else { break };
-            let last = kept.checked_sub(1).and_then(|last: usize| self.frames.get_mut(last));
+            let last = kept.checked_sub(1).and_then(|last| self.frames.get_mut(last));
             match last {
                 Some(last) if frames.start <= last.end => last.end = last.end.max(frames.end),
                 _ => {
@@ -134,6 +145,44 @@ impl Early {
             }
         }
         self.frames.truncate(kept);
+    }
+
+    fn add_modules(&mut self) {
+        let list = offset_of!(bindings::module, list);
+        // SAFETY: The address of a field of this module.
+        let own = unsafe { bindings::nd_this_module_list() } as usize;
+        // This one is on the stack of the CPU that panicked: all of it is needed to read that.
+        // SAFETY: The list's entry is a field of this module, whose memory does not change any more.
+        let parts = unsafe { &(*((own - list) as *const bindings::module)).mem };
+        for part in parts {
+            for page in (0..part.size as usize).step_by(PAGE_SIZE as usize).take(MAX_OWN_PAGES) {
+                if let Some(page) = PhysRange::of_page((part.base as usize).saturating_add(page)) {
+                    self.add(page.start, page.end);
+                }
+            }
+        }
+        let mut at = own;
+        for _ in 0..MAX_MODULES {
+            let module = at.wrapping_sub(list);
+            let first = module & !(PAGE_SIZE as usize - 1);
+            let end = module.saturating_add(size_of::<bindings::module>());
+            for page in (first..end).step_by(PAGE_SIZE as usize) {
+                // The list's head is no module, but lies in memory all the same.
+                if let Some(page) = PhysRange::of_page(page) {
+                    self.add(page.start, page.end);
+                }
+            }
+            let mut next = 0usize;
+            // SAFETY: Writes one word of ours; what cannot be read is survived.
+            let failed = unsafe {
+                let from = at as *const core::ffi::c_void;
+                bindings::copy_from_kernel_nofault((&raw mut next).cast(), from, size_of::<usize>())
+            };
+            if failed != 0 || next == own {
+                return;
+            }
+            at = next;
+        }
     }
 
     fn add_stack(&mut self, task: u64) {
@@ -153,11 +202,26 @@ impl Early {
     }
 
     fn add(&mut self, start: u64, end: u64) {
+        let added = Frames { start: start / PAGE_SIZE, end: end.div_ceil(PAGE_SIZE) };
         // There is room for all of them: more than that are none of what is meant.
-        let _ = self.frames.push_within_capacity(Frames { start: start / PAGE_SIZE, end: end.div_ceil(PAGE_SIZE) });
+        if self.frames.push_within_capacity(added).is_err() {
+            return;
+        }
+        // The library's sorting can panic, if only over an order that is none.
+        for at in (1..self.frames.len()).rev() {
+            let Some(before) = self.frames.get(at - 1).copied().filter(|before| before.start > added.start) else {
+                return;
+            };
+            if let Some(place) = self.frames.get_mut(at) {
+                *place = before;
+            }
+            if let Some(place) = self.frames.get_mut(at - 1) {
+                *place = added;
+            }
+        }
     }
 
-    /// They, ascending and disjoint once [`Self::add_stacks`] was called. Panic path.
+    /// They, ascending and disjoint once [`Self::complete`] was called. Panic path.
     pub fn frames(&self) -> &[Frames] {
         &self.frames
     }

@@ -297,12 +297,17 @@ pub fn layout() -> Layout {
     let (page_offset, phys_base, map_start) = unsafe {
         (bindings::page_offset_base as u64, bindings::phys_base as u64, bindings::nd_kernel_map_start() as u64)
     };
-    let image = image().map(|range| (range.start.wrapping_sub(phys_base).wrapping_add(map_start), range));
+    let image = image(b"Kernel ").map(|range| (range.start.wrapping_sub(phys_base).wrapping_add(map_start), range));
     Layout { page_offset, image: image.map(|(vaddr, range)| (vaddr, range.start, range.end - range.start)) }
 }
 
-/// From the first to the last of the "Kernel …" entries below System RAM.
-fn image() -> Option<PhysRange> {
+/// What of the kernel's image a reader of a dump does not find in the kernel's file: all that is not code. Process context.
+pub(super) fn image_without_code() -> impl Iterator<Item = PhysRange> {
+    [&b"Kernel rodata"[..], b"Kernel data", b"Kernel bss"].into_iter().filter_map(image)
+}
+
+/// From the first to the last of the entries below System RAM whose names begin so.
+fn image(name_begins: &[u8]) -> Option<PhysRange> {
     let mut found: Option<PhysRange> = None;
     // SAFETY: The top of the tree and the entries of the kernel image exist from boot on and are never removed.
     // System RAM may come and go by hotplug, below which there is no kernel image: siblings are followed only as
@@ -316,7 +321,7 @@ fn image() -> Option<PhysRange> {
             let mut part = (*range).child;
             while !part.is_null() {
                 let name = (*part).name;
-                if !name.is_null() && CStr::from_char_ptr(name).to_bytes().starts_with(b"Kernel ") {
+                if !name.is_null() && CStr::from_char_ptr(name).to_bytes().starts_with(name_begins) {
                     let (start, end) = ((*part).start, (*part).end + 1);
                     let so_far = found.unwrap_or(PhysRange { start, end });
                     found = Some(PhysRange { start: so_far.start.min(start), end: so_far.end.max(end) });

@@ -39,6 +39,8 @@ pub struct Sender {
     headroom: u32,
     frame_len: usize,
     pending: Option<*mut bindings::sk_buff>,
+    /// The frame after that one.
+    behind: Option<*mut bindings::sk_buff>,
     locks: [Lock; MAX_QUEUES],
     queue: u16,
     /// The device may not be given a buffer that we keep: each is used once, and of [`ONCE_POOL`].
@@ -90,6 +92,7 @@ impl Sender {
             headroom,
             frame_len,
             pending: None,
+            behind: None,
             locks: [Lock::Unknown; MAX_QUEUES],
             queue: 0,
             once,
@@ -221,7 +224,7 @@ impl Sender {
             let at = (self.next + step) % count;
             let Some(skb) = self.skbs.get(at).copied() else { continue };
             // SAFETY: Ours.
-            if self.pending != Some(skb) && unsafe { bindings::nd_skb_users(skb) } == 1 {
+            if self.pending != Some(skb) && self.behind != Some(skb) && unsafe { bindings::nd_skb_users(skb) } == 1 {
                 self.next = (at + 1) % count;
                 return Some(Slot { sender: self, skb });
             }
@@ -233,23 +236,30 @@ impl Sender {
         None
     }
 
-    /// Whether [`Sender::free`] would find a buffer. Panic path.
-    pub fn has_free(&self) -> bool {
-        self.skbs.get(self.next).is_some_and(|skb| {
-            // SAFETY: Ours.
-            self.pending != Some(*skb) && unsafe { bindings::nd_skb_users(*skb) } == 1
-        })
+    /// Sends all frames that are pending. False if the driver does not take them now. Panic path.
+    pub fn flush(&mut self) -> bool {
+        while self.pending.is_some() {
+            if !self.send(self.behind.is_some()) {
+                return false;
+            }
+        }
+        true
     }
 
-    /// Sends the frame that is pending, if there is one. False if the driver does not take it now. Panic path.
-    ///
-    /// `more` says that another one follows at once, so that the NIC need not be told yet.
-    pub fn flush(&mut self, more: bool) -> bool {
+    /// Sends the pending frame if another one is pending behind it: the NIC is told of the two together. False if the driver
+    /// does not take it now. Panic path.
+    pub fn advance(&mut self) -> bool {
+        self.behind.is_none() || self.send(true)
+    }
+
+    /// `more` says that another frame follows at once, so that the NIC need not be told yet: it has to be there already, or
+    /// the NIC might not hear of this one for a long time.
+    fn send(&mut self, more: bool) -> bool {
         let Some(skb) = self.pending else { return true };
         let txq = self.txq(usize::from(self.queue));
         let Some(taken) = start(self.dev, txq, skb, more, !self.once) else { return false };
         if taken {
-            self.pending = None;
+            self.pending = self.behind.take();
             if self.once {
                 self.skbs.retain(|kept| *kept != skb);
             }
@@ -279,7 +289,7 @@ impl Sender {
                 // SAFETY: Ours.
                 unsafe { bindings::nd_skb_set_queue(skb, queue as u16) };
             }
-            if self.flush(false) {
+            if self.flush() {
                 return Tried::Taken;
             }
             self.queue = before;
@@ -291,6 +301,7 @@ impl Sender {
     #[allow(dead_code)] // netconsole.ko's
     pub(super) fn forget(&mut self) {
         self.pending = None;
+        self.behind = None;
     }
 
     /// Whether the driver has none of the buffers any more. Panic path.
@@ -429,7 +440,7 @@ impl Slot<'_> {
         }
     }
 
-    /// Makes the first `len` bytes the pending frame. The one before must have been flushed. Panic path.
+    /// Makes the first `len` bytes a pending frame. Of those before, one may still be pending. Panic path.
     pub fn commit(self, len: usize, ip: usize, udp: usize, ipv6: bool, checksum: Checksum) {
         let Self { sender, skb } = self;
         let len = len.min(sender.frame_len);
@@ -443,6 +454,9 @@ impl Slot<'_> {
                 bindings::nd_skb_checksum_partial(skb, start as c_uint);
             }
         }
-        sender.pending = Some(skb);
+        match sender.pending {
+            Some(_) => sender.behind = Some(skb),
+            None => sender.pending = Some(skb),
+        }
     }
 }

@@ -162,7 +162,9 @@ impl Changed {
         let start = pfn.wrapping_mul(PAGE_SIZE);
         let mut at = Self::slot(start);
         for _ in 0..SLOTS {
-            let Some(index) = self.slots.get(at).and_then(|slot| usize::from(*slot).checked_sub(1)) else { return false };
+            let Some(index) = self.slots.get(at).and_then(|slot| usize::from(*slot).checked_sub(1)) else {
+                return false;
+            };
             if self.pages.get(index).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
                 return index >= since;
             }
