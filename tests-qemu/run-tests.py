@@ -29,6 +29,7 @@ import cases_netconsole_table
 import cases_network
 import cases_replace
 import cases_secure_boot
+import cases_selection
 import cases_selftests
 import cases_version6
 import lab
@@ -38,7 +39,7 @@ RESULTS = REPOSITORY / "build/tests"
 # They fill cases.CASES.
 assert cases_console_panic and cases_cpus and cases_debug and cases_dump and cases_failure and cases_netconsole
 assert cases_keys and cases_netconsole_table and cases_network and cases_replace and cases_version6
-assert cases_secure_boot and cases_selftests
+assert cases_secure_boot and cases_selection and cases_selftests
 
 
 def fingerprint() -> str:
