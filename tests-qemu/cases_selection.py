@@ -3,6 +3,7 @@
 crash and drgn read is missing."""
 
 import os
+import time
 
 import panic_run
 import selection
@@ -29,6 +30,8 @@ echo 100000 >/sys/kernel/mm/ksm/pages_to_scan
 echo 20 >/sys/kernel/mm/ksm/sleep_millisecs
 echo 1 >/sys/kernel/mm/ksm/run"""
 SLEEPERS = 20
+BALLOON = 32  # MiB that the guest gives back
+USES = ("free", "free, a CPU's", "cache", "private cache", "anonymous", "ksm", "hugetlb", "broken", "offline", "slab", "table", "zsmalloc")
 
 
 def make_busy(guest: Guest) -> list[str]:
@@ -39,11 +42,16 @@ def make_busy(guest: Guest) -> list[str]:
     guest.run("/busy-memory /disk >/busy 2>&1 &")
     guest.run("while [ ! -s /busy ]; do sleep 1; done; cat /busy; grep -q ready /busy", 300)
     guest.run("sync; while [ $(cat /sys/kernel/mm/ksm/pages_sharing) -lt 500 ]; do sleep 1; done; echo 0 >/sys/kernel/mm/ksm/run", 300)
+    guest.qmp.command("balloon", value=guest.machine.memory_mib - BALLOON << 20)
+    deadline = time.monotonic() + 120
+    while guest.qmp.command("query-balloon")["actual"] > guest.machine.memory_mib - BALLOON << 20:
+        must(time.monotonic() < deadline, "the guest gives no memory back")
+        time.sleep(0.2)
     facts = {}
     for line in guest.run("cat /proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         facts[name] = int(value.split()[0])
-    for name in ("AnonPages", "AnonHugePages", "Mlocked", "Shmem", "SwapCached", "Buffers", "Dirty", "HugePages_Total", "HardwareCorrupted"):
+    for name in ("AnonPages", "AnonHugePages", "Mlocked", "Shmem", "SwapCached", "Buffers", "HugePages_Total", "HardwareCorrupted"):
         must(facts[name] > 0, f"the guest is not busy: {name} is {facts[name]}")
     must(facts["SReclaimable"] > 8 << 10, f"the guest is not busy: {facts}")
     names = "AnonPages AnonHugePages Mlocked Cached Buffers Shmem SwapCached HardwareCorrupted HugePages_Total SReclaimable SUnreclaim"
@@ -53,12 +61,13 @@ def make_busy(guest: Guest) -> list[str]:
 def level_31(context: Context, busy=False) -> list[str]:
     """A guest is dumped at level 31, and the dump held against the memory of the guest as QEMU wrote it."""
     lab = context.lab()
-    machine = panic_run.with_module(lab, Machine(boot_seconds=120))
+    machine = panic_run.with_module(lab, Machine())
     # With this device QEMU's picture has the kernel's VMCOREINFO.
     machine.devices, machine.modules = ("-device", "vmcoreinfo"), ("qemu_fw_cfg",)
     if busy:
         machine.memory_mib, machine.disk_mib = 768, 128
-        machine.modules += ("zram", "tun", "vfat", "loop")
+        machine.modules += ("zram", "virtio_balloon", "tun", "vfat", "loop")
+        machine.devices += ("-device", "virtio-balloon-pci")
         machine.extra["/busy-memory"] = panic_run.guest_program("busy-memory")
     lines = []
     # Pages of zeroes are written too: then the holes of the file are the frames that were left out, and no others.
@@ -75,8 +84,9 @@ def level_31(context: Context, busy=False) -> list[str]:
         guest.dump_memory(picture)
     spoken(meta, sealed=False)
     must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
-    empty = () if busy else ("drgn: sockets", "drgn: pipes")
-    lines += selection.judge(lab, path / "vmcore", picture, meta, [panic_run.module_path(lab)], empty)
+    # What an idle guest has none of.
+    wanted, empty = (USES, ()) if busy else ((), ("drgn: sockets", "drgn: pipes"))
+    lines += selection.judge(lab, path / "vmcore", picture, meta, [panic_run.module_path(lab)], wanted, empty)
     if not os.environ.get("NETDUMP_KEEP"):
         (path / "vmcore").unlink()
         picture.unlink()

@@ -148,17 +148,14 @@ WHY = (
     (SECRET, lambda f, n: not f.ours[n] and n in f.secrets),
     (MOVED, lambda f, n: left(f.then, n) != left(f.now, n) and left(f.then, n) != bool(f.ours[n])),
 )
-# makedumpfile 1.7.8 knows nothing of folios in a kernel whose VMCOREINFO says compound_info where it once said compound_head (7.1), and
-# takes each tail for a page of its own. The first tail of a folio has counters where a page has its mapping; they look like anonymous
-# memory. The other tails have nothing that would leave them out. The manual's rule is for all of a folio.
 ZEROES = "it is of zeroes: makedumpfile leaves them out, the vmcore has them"
-TAIL_LOST = "makedumpfile takes the counters in a folio's first tail for the mapping of anonymous memory"
-TAIL_KEPT = "makedumpfile does not see that it is a tail of a folio that is to be left out"
-MAKEDUMPFILES_OWN = (ZEROES, TAIL_LOST, TAIL_KEPT)
+# makedumpfile 1.7.8 looks at the first tail of a folio that it keeps as at a page of its own. On 7.3 the folio's counters stand where a
+# page has its mapping, and their lowest bit says anonymous memory.
+TAIL_LOST = "makedumpfile takes the counters in a folio's first tail for the mapping of anonymous memory, and loses it"
+MAKEDUMPFILES_OWN = (ZEROES, TAIL_LOST)
 WHY_MAKEDUMPFILE = (
     (ZEROES, lambda f, n: f.ours[n] and f.zero[n]),
-    (TAIL_LOST, lambda f, n: f.ours[n] and f.now[n] & TAIL and f.now[n] & ODD and not left(f.now, n)),
-    (TAIL_KEPT, lambda f, n: not f.ours[n] and f.now[n] & TAIL and not f.now[n] & ODD and left(f.now, n)),
+    (TAIL_LOST, lambda f, n: f.ours[n] and f.now[n] & TAIL and f.now[n] & ODD and not f.now[n - 1] & TAIL and not left(f.now, n)),
     *WHY,
 )
 
@@ -225,8 +222,12 @@ def gather(lab, vmcore: Path, picture: Path, modules) -> tuple[Frames, dict]:
 
 # What is asked of crash.
 CRASH = ("bt -a", "foreach bt", "ps", "foreach files", "net", "log", "kmem -i", "kmem -s", "mount", "mod", "swap", "dev", "irq", "timer", "runq")
-# What crash 9.0.2 cannot do on 7.3, with all of the memory neither; drgn's "slabs" and "modules" are for that.
-CANNOT = {"crash: kmem -s": "invalid structure member offset: kmem_cache_local_node", "crash: mod": "cannot access vmalloc'd module memory"}
+# What crash 9.0.2 cannot do on 7.3, with all of the memory neither; drgn's "slabs", "modules" and "others" are for that.
+CANNOT = {
+    "crash: kmem -s": "invalid structure member offset: kmem_cache_local_node",
+    "crash: mod": "cannot access vmalloc'd module memory",
+    "crash: swap": "invalid structure member offset: swap_info_struct_swap_map",
+}
 COMPLAINT = re.compile(r"\binvalid\b|\bcannot\b|seek error|read error|page excluded|unreadable|not available|corrupt|ERROR", re.I)
 
 
@@ -259,8 +260,9 @@ def tools(lab, vmcore: Path, complete: Path, secrets: set, modules, empty: tuple
     return ["the same lines with and without what was left out: " + ", ".join(lines)]
 
 
-def judge(lab, vmcore: Path, picture: Path, meta: dict, modules, empty: tuple = ()) -> list[str]:
-    """All of it; lines for the report. The tools need show nothing for what is in `empty`."""
+def judge(lab, vmcore: Path, picture: Path, meta: dict, modules, wanted=(), empty: tuple = ()) -> list[str]:
+    """All of it; lines for the report. There must be frames of the classes `wanted`; the tools need show nothing for what is in
+    `empty`."""
     frames, facts = gather(lab, vmcore, picture, modules)
     pages = meta["dump"]["pages"]
     must(sum(frames.ours) == pages["written"], f"{sum(frames.ours)} frames are no holes of the vmcore, {pages['written']} were written")
@@ -276,6 +278,8 @@ def judge(lab, vmcore: Path, picture: Path, meta: dict, modules, empty: tuple = 
     # A frame that has just come to a cache waits on a list of a CPU before it is on an LRU list, and is kept.
     must(cached["cache"] + cached["private cache"] >= 0.99 * cached.total(), f"what is in inodes' caches is not classed as cache: {cached}")
     (vmcore.parent / "selection.txt").write_text("\n".join(lines) + "\n")
+    lacking = [name for name in wanted if not any(NAMES[what] == name for what in drgn.counts)]
+    must(not lacking, f"no frame is used for {lacking}: the guest was not busy")
     drgn.check(frames)
     other.check(frames)
     complete = vmcore.with_name("complete")

@@ -129,12 +129,14 @@ class Comparisons(unittest.TestCase):
         self.assertEqual(comparison.rest, [1])
 
     def test_tails_explain_only_what_makedumpfile_gets_wrong(self):
-        frames = frames_of([("slab", "slab", 1, 0), ("slab", "slab", 1, 0), ("cache", "cache", 0, 0), ("cache", "cache", 0, 0)])
-        frames.theirs = bytearray([0, 0, 1, 1])
-        slab, cache = BY_NAME["slab"], BY_NAME["cache"]
-        frames.now = bytes([slab | TAIL | ODD, slab | TAIL, cache | TAIL, cache])
+        """The second page of what is kept, and neither another page nor what it loses besides."""
+        rows = [("slab", "slab", 1, 0)] * 4 + [("cache", "cache", 0, 0)]
+        frames = frames_of(rows)
+        frames.theirs = bytearray([1, 0, 0, 0, 1])
+        slab = BY_NAME["slab"]
+        frames.now = bytes([slab, slab | TAIL | ODD, slab | TAIL | ODD, slab, BY_NAME["cache"]])
         comparison = compare(frames, "makedumpfile", lambda n: frames.theirs[n], WHY_MAKEDUMPFILE)
-        self.assertEqual(comparison.rest, [1, 3])
+        self.assertEqual(comparison.rest, [2, 3, 4])
 
     def test_complaints(self):
         text = "ps: invalid kernel virtual address: 0 type: \"task\"\n[   12.345678] x: cannot do it\nblk_plug_invalidate_ts"
