@@ -97,7 +97,7 @@ def make_tap(name: str, address: str | None = HOST_ADDRESS, prefix: int = 24) ->
     # Deep enough that a burst of a guest is not lost in the host's queue.
     subprocess.run(["ip", "link", "set", name, "up", "txqueuelen", "10000"], check=True)
     if address:
-        subprocess.run(["ip", "addr", "add", f"{address}/{prefix}", "dev", name], check=True)
+        subprocess.run(["ip", "addr", "replace", f"{address}/{prefix}", "dev", name], check=True)
 
 
 class Guest:
