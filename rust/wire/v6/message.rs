@@ -314,7 +314,7 @@ impl<'a> Part<'a> {
 pub struct Wait {
     /// The server will be heard again within this time.
     pub seconds: u16,
-    /// How many come first.
+    /// Its place among those who wait; 1 is the next.
     pub position: u32,
 }
 

@@ -51,6 +51,8 @@ pub struct Admission {
     limits: Limits,
     running: HashMap<DumpId, IpAddr>,
     waiting: VecDeque<(DumpId, IpAddr)>,
+    /// Somebody has left the queue.
+    moved: bool,
     dumps: History,
     logs: History,
 }
@@ -66,6 +68,7 @@ impl Admission {
             limits,
             running: HashMap::new(),
             waiting: VecDeque::new(),
+            moved: false,
             dumps: History::default(),
             logs: History::default(),
         }
@@ -107,6 +110,7 @@ impl Admission {
             return None;
         }
         let (id, client) = self.first_ready().and_then(|place| self.waiting.remove(place))?;
+        self.moved = true;
         if self.over_limit(client, now) {
             return Some((id, Decision::LogOnly));
         }
@@ -117,7 +121,19 @@ impl Admission {
     /// The dump is over, or has left the queue.
     pub fn leave(&mut self, id: DumpId) {
         self.running.remove(&id);
+        let before = self.waiting.len();
         self.waiting.retain(|waiting| waiting.0 != id);
+        self.moved |= self.waiting.len() < before;
+    }
+
+    /// Whether somebody has left the queue since this was asked last, so that others have moved up.
+    pub fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Those who wait, the first one first.
+    pub fn queue(&self) -> impl Iterator<Item = DumpId> + '_ {
+        self.waiting.iter().map(|(id, _)| *id)
     }
 
     /// Dumps running.
@@ -219,9 +235,13 @@ mod tests {
         assert_eq!(a.next(now), None);
         a.leave(DumpId(1));
         assert_eq!(ask(&mut a, 5), Decision::Full, "nobody jumps the queue");
+        assert!(!a.has_moved(), "a slot is free, and nobody has it yet");
         assert_eq!(a.next(now), Some((DumpId(3), Decision::Start)));
+        assert_eq!(a.queue().collect::<Vec<_>>(), [DumpId(4)]);
+        assert!(a.has_moved() && !a.has_moved());
         assert_eq!(a.next(now), None);
         a.leave(DumpId(4));
+        assert!(a.has_moved());
         a.leave(DumpId(2));
         assert_eq!(a.next(now), None);
         assert_eq!((a.running(), a.waiting()), (1, 0));

@@ -11,6 +11,7 @@
 //! Finished          meta.json, compress=, netdump-reboot       store, hooks
 //! ```
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -261,6 +262,20 @@ impl Server {
             }
             self.touched.push(dump.path.peer);
             self.dumps.insert(dump.path.peer, dump);
+        }
+        self.renew_positions();
+    }
+
+    /// Those who wait are told how far they have moved up, each when it is spoken to next.
+    fn renew_positions(&mut self) {
+        if !self.admission.has_moved() {
+            return;
+        }
+        let places: HashMap<DumpId, usize> = self.admission.queue().zip(1..).collect();
+        for dump in self.dumps.values_mut() {
+            if let Some(place) = places.get(&dump.id) {
+                dump.session.set_position(u32::try_from(*place).unwrap_or(u32::MAX));
+            }
         }
     }
 

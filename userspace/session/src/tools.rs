@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
+use netdump_core::wire::ext::VolatileRange;
+use netdump_vmcore::DumpInfo;
+
 use crate::event::{Absence, Counters, Event};
 use crate::flight::Cause;
 use crate::number::Numbers;
@@ -102,6 +105,20 @@ impl Events {
             _ => {}
         }
         Some(event)
+    }
+
+    /// About how many bytes they hold.
+    pub(crate) fn held(&self) -> usize {
+        let bytes = |event: &Event| match event {
+            Event::Page { data, .. } => data.len(),
+            Event::Netlog { text, .. } | Event::Listing(text) | Event::KernelLog(text) => text.capacity(),
+            Event::Volatile(ranges) => ranges.capacity() * size_of::<VolatileRange>(),
+            // Everything in it is bounded, and there is one of them.
+            Event::Described(_) => size_of::<DumpInfo>(),
+            Event::Phase(_) | Event::Proved { .. } | Event::Absent { .. } => 0,
+            Event::MemoryDone(_) | Event::Finished(_) => 0,
+        };
+        self.queue.iter().map(bytes).sum::<usize>() + self.queue.capacity() * size_of::<Event>()
     }
 
     /// Page events.

@@ -260,7 +260,7 @@ impl Session6 {
         }
     }
 
-    /// So many are served before this client.
+    /// Its place among those who wait; 1 is the next. It is told about every second.
     pub fn set_position(&mut self, position: u32) {
         self.position = Some(position);
     }
@@ -410,6 +410,21 @@ impl Session6 {
         }
     }
 
+    /// About how many bytes of memory it holds beside itself: what its client can make us keep.
+    pub fn held(&self) -> usize {
+        let task = match &self.task {
+            Task::Fetch(fetch) => fetch.held(),
+            Task::Memory(memory) => size_of::<Memory6>() + memory.held(),
+            _ => 0,
+        };
+        let listing: usize = self.listing.iter().map(|(_, line)| size_of::<(u32, Vec<u8>)>() + line.capacity()).sum();
+        let lists = self.asked.capacity() * size_of::<(u32, Instant)>()
+            + self.repairs.capacity() * size_of::<Repair>()
+            + self.ranges.capacity() * size_of::<Range<u64>>();
+        let bytes = self.start.capacity() + self.inbox.capacity() + self.notes.as_ref().map_or(0, Vec::capacity);
+        task + listing + lists + bytes + self.events.held()
+    }
+
     // ---- datagrams in ----
 
     /// A datagram of version 6 from the client's address. Anything may be in it.
@@ -450,7 +465,8 @@ impl Session6 {
             self.ack_due = None;
             self.events.push(Event::Proved { cookie: 0 });
             self.enter(Phase::Waiting, Task::Idle);
-            self.grant_due = now + KEEPALIVE;
+            // Whoever has to wait is told so at once: its `queue_timeout` begins with that.
+            self.grant_due = now;
             if self.grant.is_some() {
                 self.fetch(now, Phase::Notes, ItemId::Notes, MAX_NOTES);
             }

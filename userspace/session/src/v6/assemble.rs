@@ -87,6 +87,13 @@ impl Assembly {
         self.open.len()
     }
 
+    /// Bytes that it holds.
+    pub(crate) fn held(&self) -> usize {
+        let open: usize = self.open.values().map(|open| open.buf.capacity() + 2 * size_of::<Open>()).sum();
+        let pool: usize = self.pool.iter().map(Vec::capacity).sum();
+        open + pool + self.decoded.capacity() + self.whole.capacity()
+    }
+
     /// Where the first cluster from `start` on begins, with the frames in front of it that it says are left out.
     pub(crate) fn next_from(&self, start: u64, end: u64) -> Option<u64> {
         let (first, open) = self.open.range(start..end).next()?;

@@ -25,6 +25,11 @@ impl Missing {
         self.frames
     }
 
+    /// About how many bytes they take; nodes of the tree may be half empty.
+    pub(crate) fn held(&self) -> usize {
+        self.intervals.len() * 2 * size_of::<(u64, u64)>()
+    }
+
     /// Whether this one is.
     pub(crate) fn holds(&self, pfn: u64) -> bool {
         self.intervals.range(..=pfn).next_back().is_some_and(|(_, end)| pfn < *end)

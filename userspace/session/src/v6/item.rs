@@ -42,6 +42,11 @@ impl Fetch {
         self.id
     }
 
+    /// Bytes that it holds.
+    pub(crate) fn held(&self) -> usize {
+        self.data.capacity() + self.have.capacity()
+    }
+
     pub(crate) fn due(&self) -> Instant {
         self.due
     }

@@ -139,6 +139,13 @@ impl Memory6 {
         self.assembly.len()
     }
 
+    /// Bytes that it holds.
+    pub(crate) fn held(&self) -> usize {
+        let ranges = self.fresh.capacity() + self.again.capacity();
+        let lists = ranges * size_of::<Range<u64>>() + self.active.capacity() * size_of::<Active>();
+        self.missing.held() + self.assembly.held() + self.pool.len() * PAGE + lists
+    }
+
     pub(crate) fn recycle(&mut self, buf: PageBuf) {
         if buf.len() == PAGE && self.pool.len() < MAX_POOL {
             self.pool.push(buf);
