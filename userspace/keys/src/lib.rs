@@ -21,4 +21,4 @@ pub mod store;
 pub use error::{Error, Result};
 pub use names::{ClientId, KeyId, ServerId, ServerName};
 pub use secret::Root;
-pub use store::{Candidate, Reader, Store};
+pub use store::{Reader, Store};

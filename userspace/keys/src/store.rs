@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use netdump_core::wire::Cookie;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -370,17 +369,6 @@ impl Store {
     }
 }
 
-/// A client that may be the one that crashes at an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its name.
-    pub id: ClientId,
-    /// What it calls itself. Not to be trusted, nor shown as it is.
-    pub label: String,
-    /// The cookies that it may be armed with: current, then previous.
-    pub cookies: Vec<Cookie>,
-}
-
 /// A client that says it was armed with one of its keys.
 pub struct Armed {
     /// Its name.
@@ -405,19 +393,14 @@ impl Reader {
 
     /// Whether anybody is enrolled at an address.
     pub fn knows(&self, address: IpAddr) -> Result<bool> {
-        read_address(&self.root, address).map(|ids| !ids.is_empty())
-    }
-
-    /// The clients that registered from an address, the last one first. One that was revoked meanwhile is left out.
-    pub fn clients_at(&self, address: IpAddr) -> Result<Vec<Candidate>> {
-        let mut found = Vec::new();
         for id in read_address(&self.root, address)? {
-            let Some(client) = read_client(&self.root, &id)? else { continue };
-            let keys = [&client.current, &client.previous];
-            let cookies = keys.into_iter().flatten().map(|key| key.root.classic_cookie(&key.key_id)).collect();
-            found.push(Candidate { id, label: client.label, cookies });
+            // The name of one that was revoked while its file was damaged stays behind.
+            let path = client_path(&self.root, &id);
+            if path.try_exists().map_err(|error| Error::Io { path, error })? {
+                return Ok(true);
+            }
         }
-        Ok(found)
+        Ok(false)
     }
 
     /// The client that has this key, with the key of this arming. It is looked for among those that registered from

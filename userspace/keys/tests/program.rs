@@ -89,10 +89,11 @@ fn from_a_password_to_an_armed_module() {
     assert_eq!(text(&rig.run(&arm, b"")).2, Some(0));
     let blob = std::fs::read(&device).unwrap();
     assert_eq!((blob.len(), &blob[..8]), (138, &b"NDARM001"[..]));
-    // The server's side derives the same cookie.
+    // The server's side derives the same key.
     let reader = netdump_keys::Reader::new(&rig.path("store"));
-    let found = reader.clients_at("192.0.2.7".parse().unwrap()).unwrap();
-    assert_eq!(found[0].cookies[0].expose().to_le_bytes(), blob[128..136]);
+    let (key_id, arm_id) = (netdump_keys::KeyId(blob[16..32].try_into().unwrap()), blob[32..48].try_into().unwrap());
+    let found = reader.armed("192.0.2.7".parse().unwrap(), &key_id, &arm_id, b"", false).unwrap().unwrap();
+    assert_eq!(*found.arm_key, blob[48..80]);
     // Neither command shows the key.
     let message = String::from_utf8(message).unwrap();
     let root = message.lines().find_map(|line| line.strip_prefix("root ")).unwrap();

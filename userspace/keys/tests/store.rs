@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The server's store: what enrolment, registration, rotation and revocation leave on the disk.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use netdump_core::wire::Cookie;
 use netdump_keys::authorized::PublicKey;
 use netdump_keys::login::{Method, Role};
 use netdump_keys::message::Registration;
+use netdump_keys::store::Armed;
 use netdump_keys::{ClientId, Error, KeyId, Reader, Root, Store};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -37,39 +38,49 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn message(number: u8) -> (Registration, Cookie) {
+fn message(number: u8) -> Registration {
     let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
-    let key_id = KeyId([number; 16]);
-    let cookie = root.classic_cookie(&key_id);
-    (Registration { key_id, root, host: format!("host{number}") }, cookie)
+    Registration { key_id: KeyId([number; 16]), root, host: format!("host{number}") }
 }
 
-fn register(store: &Store, name: &str, number: u8, address: &str) -> Cookie {
-    let (message, cookie) = message(number);
-    store.register(&id(name), message, ip(address), NOW).unwrap();
-    cookie
+fn register(store: &Store, name: &str, number: u8, address: &str) {
+    store.register(&id(name), message(number), ip(address), NOW).unwrap();
 }
 
-fn cookies(reader: &Reader, address: &str) -> Vec<(String, Vec<Cookie>)> {
-    reader.clients_at(ip(address)).unwrap().into_iter().map(|found| (found.id.to_string(), found.cookies)).collect()
+/// The arm key of key `number`, looked for at an address only.
+fn armed(reader: &Reader, address: &str, number: u8) -> Result<Option<Armed>, Error> {
+    reader.armed(ip(address), &KeyId([number; 16]), &[7; 16], b"", false)
+}
+
+/// What is known at an address: client, key, and whether it is the one before.
+fn keys(reader: &Reader, address: &str) -> Vec<(String, u8, bool)> {
+    let found = (1..20)
+        .filter_map(|n| armed(reader, address, n).unwrap().map(|armed| (armed.id.to_string(), n, armed.previous)));
+    found.collect()
+}
+
+fn clients(reader: &Reader, address: &str) -> BTreeSet<String> {
+    keys(reader, address).into_iter().map(|(name, ..)| name).collect()
 }
 
 #[test]
 fn two_generations_and_a_lost_answer() {
     let (dir, store, reader) = store();
-    assert!(cookies(&reader, "192.0.2.7").is_empty() && !reader.knows(ip("192.0.2.7")).unwrap());
-    let first = register(&store, "web", 1, "192.0.2.7");
-    assert_eq!(cookies(&reader, "::ffff:192.0.2.7"), [("web".into(), vec![first])]);
-    assert_eq!(register(&store, "web", 1, "192.0.2.7"), first);
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![first])], "the same again is no new generation");
-    let second = register(&store, "web", 2, "192.0.2.7");
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![second, first])]);
-    let third = register(&store, "web", 3, "192.0.2.7");
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![third, second])]);
-    let mut forged = message(3).0;
-    forged.root = Root::from_hex(&"99".repeat(32)).unwrap();
+    let web = |number, previous| ("web".to_owned(), number, previous);
+    assert!(keys(&reader, "192.0.2.7").is_empty() && !reader.knows(ip("192.0.2.7")).unwrap());
+    register(&store, "web", 1, "192.0.2.7");
+    assert_eq!(keys(&reader, "::ffff:192.0.2.7"), [web(1, false)]);
+    register(&store, "web", 1, "192.0.2.7");
+    assert_eq!(keys(&reader, "192.0.2.7"), [web(1, false)], "the same again is no new generation");
+    register(&store, "web", 2, "192.0.2.7");
+    assert_eq!(keys(&reader, "192.0.2.7"), [web(1, true), web(2, false)]);
+    register(&store, "web", 3, "192.0.2.7");
+    assert_eq!(keys(&reader, "192.0.2.7"), [web(2, true), web(3, false)]);
+    let before = armed(&reader, "192.0.2.7", 3).unwrap().unwrap().arm_key;
+    let forged = Registration { root: Root::from_hex(&"99".repeat(32)).unwrap(), ..message(3) };
     assert!(store.register(&id("web"), forged, ip("192.0.2.7"), NOW).is_err());
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![third, second])]);
+    assert_eq!(keys(&reader, "192.0.2.7"), [web(2, true), web(3, false)]);
+    assert_eq!(armed(&reader, "192.0.2.7", 3).unwrap().unwrap().arm_key, before);
     for file in ["clients/web.json", "addresses/192.0.2.7", "server_id"] {
         assert_eq!(std::fs::metadata(dir.path().join(file)).unwrap().mode() & 0o777, 0o640, "{file}");
     }
@@ -78,26 +89,26 @@ fn two_generations_and_a_lost_answer() {
 #[test]
 fn an_address_belongs_to_those_who_came_from_it_and_nobody_is_pushed_out() {
     let (_dir, store, reader) = store();
-    let victim = register(&store, "victim", 1, "192.0.2.7");
+    register(&store, "victim", 1, "192.0.2.7");
     for n in 2..5 {
         register(&store, &format!("other{n}"), n, "192.0.2.7");
     }
-    let found = cookies(&reader, "192.0.2.7");
+    let found = keys(&reader, "192.0.2.7");
     assert_eq!(found.len(), 4);
-    assert!(found.contains(&("victim".into(), vec![victim])));
+    assert!(found.contains(&("victim".into(), 1, false)));
     // A fifth is told so, and changes nothing, also not for itself.
     register(&store, "late", 5, "192.0.2.8");
-    let before = cookies(&reader, "192.0.2.8");
-    let refused = store.register(&id("late"), message(6).0, ip("192.0.2.7"), NOW).unwrap_err().to_string();
+    let before = keys(&reader, "192.0.2.8");
+    let refused = store.register(&id("late"), message(6), ip("192.0.2.7"), NOW).unwrap_err().to_string();
     assert!(refused.contains("victim") && refused.contains("revoke"), "{refused}");
-    assert_eq!((cookies(&reader, "192.0.2.7"), cookies(&reader, "192.0.2.8")), (found, before));
+    assert_eq!((keys(&reader, "192.0.2.7"), keys(&reader, "192.0.2.8")), (found, before));
     // One of the four can still renew its key.
-    let victim = register(&store, "victim", 11, "192.0.2.7");
-    assert_eq!(cookies(&reader, "192.0.2.7")[0].1[0], victim);
+    register(&store, "victim", 11, "192.0.2.7");
+    assert!(keys(&reader, "192.0.2.7").contains(&("victim".into(), 11, false)));
     // Who moves away leaves its place.
     register(&store, "other2", 12, "fd00::7");
-    assert_eq!(cookies(&reader, "fd00::7").len(), 1);
-    assert_eq!(cookies(&reader, "192.0.2.7").len(), 3);
+    assert_eq!(clients(&reader, "fd00::7"), ["other2".to_owned()].into());
+    assert_eq!(clients(&reader, "192.0.2.7").len(), 3);
 }
 
 #[test]
@@ -124,16 +135,16 @@ fn a_login_that_waits_does_not_outlive_its_revocation() {
     let (web, fleet) = (Method::Key(key(1)), Method::Key(key(2)));
     assert_eq!(store.role(&web, NOW).unwrap(), Role::Register(id("web")));
     assert!(store.enrol_as(&web, &key(3), NOW).is_err(), "a client enrols nobody");
-    assert!(store.register_as(&fleet, message(1).0, ip("192.0.2.7"), NOW).is_err());
-    assert!(store.register_as(&Method::Password, message(1).0, ip("192.0.2.7"), NOW).is_err());
-    assert_eq!(store.register_as(&web, message(1).0, ip("192.0.2.7"), NOW).unwrap().0, id("web"));
+    assert!(store.register_as(&fleet, message(1), ip("192.0.2.7"), NOW).is_err());
+    assert!(store.register_as(&Method::Password, message(1), ip("192.0.2.7"), NOW).is_err());
+    assert_eq!(store.register_as(&web, message(1), ip("192.0.2.7"), NOW).unwrap().0, id("web"));
     store.enrol_as(&fleet, &key(3), NOW).unwrap();
     assert!(store.enrol_as(&fleet, &key(4), later).is_err(), "it ends in time");
     store.revoke(&id("web")).unwrap();
     store.revoke(&id("fleet")).unwrap();
-    assert!(store.register_as(&web, message(2).0, ip("192.0.2.7"), NOW).is_err());
+    assert!(store.register_as(&web, message(2), ip("192.0.2.7"), NOW).is_err());
     assert!(store.enrol_as(&fleet, &key(4), NOW).is_err());
-    assert!(cookies(&reader, "192.0.2.7").is_empty());
+    assert!(keys(&reader, "192.0.2.7").is_empty());
 }
 
 #[test]
@@ -153,14 +164,16 @@ fn rotation_and_revocation() {
     store.enrol(&key(1), Some(id("web"))).unwrap();
     assert!(store.rotate(&id("web")).is_err());
     register(&store, "web", 1, "192.0.2.7");
-    let second = register(&store, "web", 2, "192.0.2.7");
+    register(&store, "web", 2, "192.0.2.7");
     store.rotate(&id("web")).unwrap();
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![second])]);
+    assert_eq!(keys(&reader, "192.0.2.7"), [("web".into(), 2, false)]);
     assert!(store.list().unwrap()[0].rotate);
-    let third = register(&store, "web", 3, "192.0.2.7");
-    assert_eq!(cookies(&reader, "192.0.2.7"), [("web".into(), vec![third])], "nothing of before");
+    register(&store, "web", 3, "192.0.2.7");
+    assert_eq!(keys(&reader, "192.0.2.7"), [("web".into(), 3, false)], "nothing of before");
+    assert!(reader.knows(ip("192.0.2.7")).unwrap());
     store.revoke(&id("web")).unwrap();
-    assert!(cookies(&reader, "192.0.2.7").is_empty() && store.list().unwrap().is_empty());
+    assert!(keys(&reader, "192.0.2.7").is_empty() && store.list().unwrap().is_empty());
+    assert!(!reader.knows(ip("192.0.2.7")).unwrap());
 }
 
 #[test]
@@ -168,18 +181,23 @@ fn damage_is_told_and_mended_by_the_next_registration() {
     let (dir, store, reader) = store();
     register(&store, "web", 1, "192.0.2.7");
     std::fs::write(dir.path().join("addresses/192.0.2.7"), "../../etc/passwd\n").unwrap();
-    assert!(matches!(reader.clients_at(ip("192.0.2.7")), Err(Error::BadFile { .. })));
-    let second = register(&store, "web", 2, "192.0.2.7");
-    assert_eq!(cookies(&reader, "192.0.2.7")[0].1[0], second);
+    assert!(matches!(armed(&reader, "192.0.2.7", 1), Err(Error::BadFile { .. })));
+    assert!(reader.knows(ip("192.0.2.7")).is_err());
+    register(&store, "web", 2, "192.0.2.7");
+    assert!(keys(&reader, "192.0.2.7").contains(&("web".into(), 2, false)));
     let file = dir.path().join("clients/web.json");
     let text = std::fs::read_to_string(&file).unwrap();
     for bad in ["", "{}", &text.replace("\"web\"", "\"other\""), &text.replace("\"version\": 1", "\"version\": 2")] {
         write_private(&file, bad);
-        let error = reader.clients_at(ip("192.0.2.7")).unwrap_err().to_string();
+        let error = armed(&reader, "192.0.2.7", 2).err().unwrap().to_string();
         assert!(error.contains("revoke web") && !error.contains("0202"), "{error}");
-        assert!(store.register(&id("web"), message(3).0, ip("192.0.2.7"), NOW).is_err());
+        assert!(store.register(&id("web"), message(3), ip("192.0.2.7"), NOW).is_err());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), bad, "left as it is");
+        assert!(reader.knows(ip("192.0.2.7")).unwrap(), "somebody is enrolled there, whatever his file says");
     }
+    // Which address was his cannot be read: nobody is held back for it.
+    store.revoke(&id("web")).unwrap();
+    assert!(!reader.knows(ip("192.0.2.7")).unwrap());
 }
 
 fn write_private(path: &Path, text: &str) {
@@ -195,5 +213,5 @@ fn what_everybody_can_read_is_not_secret() {
     register(&store, "web", 1, "192.0.2.7");
     let file = dir.path().join("clients/web.json");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(reader.clients_at(ip("192.0.2.7")), Err(Error::BadFile { .. })));
+    assert!(matches!(armed(&reader, "192.0.2.7", 1), Err(Error::BadFile { .. })));
 }

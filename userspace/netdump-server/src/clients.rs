@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Who may be at an address: enrolled clients of the key store, and the one whose cookie an administrator laid down in `magic/`.
 //!
-//! Addresses are handed on and keys change, so there may be several. All their cookies are tried; which one the client
-//! answers says who it is. An address that somebody is known at is never dumped with the open cookie.
+//! An enrolled client speaks version 6 with its key. Its address is nobody else's in a dialect without keys, or whoever can
+//! send from there would be dumped in its name. What cannot be read counts as enrolled.
 
 use std::net::IpAddr;
 
@@ -10,6 +10,7 @@ use netdump_core::wire::Cookie;
 use netdump_keys::Reader;
 
 use crate::crashdir::CrashDir;
+use crate::dispatch::OPEN_COOKIE;
 use crate::events::Reason;
 
 /// Whose a cookie is.
@@ -28,40 +29,34 @@ pub enum Owner {
     Anybody,
 }
 
-/// A cookie, and whose it is.
-pub type Candidate = (Cookie, Owner);
-
-/// Something that is known of an address is of no use.
+/// Why an address gets no dump without a key.
 #[derive(Debug)]
-pub struct Useless {
+pub struct Refused {
     /// Counted as.
     pub reason: Reason,
     /// In words.
     pub detail: String,
 }
 
-/// The candidates at an address, likeliest first, and what was wrong with others.
-pub fn candidates(keys: Option<&Reader>, root: &CrashDir, address: IpAddr) -> (Vec<Candidate>, Vec<Useless>) {
-    let (mut known, mut useless) = (Vec::new(), Vec::new());
-    match keys.map_or(Ok(Vec::new()), |keys| keys.clients_at(address)) {
-        Ok(clients) => {
-            // Everybody's current key before anybody's previous one.
-            for generation in 0..2 {
-                for client in &clients {
-                    let owner = Owner::Enrolled { id: client.id.to_string(), previous: generation > 0 };
-                    known.extend(client.cookies.get(generation).map(|cookie| (*cookie, owner)));
-                }
-            }
-        }
-        Err(error) => useless.push(Useless { reason: Reason::BadKey, detail: error.to_string() }),
+/// What a client of an address that shows no key has to know in its place: the cookie laid down for it, or the open one.
+pub fn without_key(
+    keys: Option<&Reader>,
+    root: &CrashDir,
+    address: IpAddr,
+    secure: bool,
+) -> Result<(Cookie, Owner), Refused> {
+    let refused = |reason, detail| Err(Refused { reason, detail });
+    match keys.map_or(Ok(false), |keys| keys.knows(address)) {
+        Ok(false) => {}
+        Ok(true) => return refused(Reason::Downgrade, "a client with a key is enrolled at its address".to_owned()),
+        Err(error) => return refused(Reason::BadKey, error.to_string()),
     }
     match root.magic(address) {
-        Ok(cookie) => known.extend(cookie.map(|cookie| (cookie, Owner::Magic))),
-        Err(error) => {
-            useless.push(Useless { reason: Reason::BadMagic, detail: format!("the file in magic/ {error}") });
-        }
+        Ok(Some(cookie)) => Ok((cookie, Owner::Magic)),
+        Ok(None) if secure => refused(Reason::NotRegistered, "nobody is known at its address (secure=1)".to_owned()),
+        Ok(None) => Ok((OPEN_COOKIE, Owner::Anybody)),
+        Err(error) => refused(Reason::BadMagic, format!("the file in magic/ {error}")),
     }
-    (known, useless)
 }
 
 /// Whether anybody is known at an address. What cannot be read is not.

@@ -17,7 +17,7 @@ use netdump_session::v6::{is_authentic, Params6, Session6};
 use netdump_session::{Dialogue, Params, Phase, Session};
 
 use crate::admission::DumpId;
-use crate::clients::{self, Owner, Useless};
+use crate::clients::{self, Owner, Refused};
 use crate::dump::Dump;
 use crate::events::Reason;
 use crate::hooks::Hook;
@@ -145,7 +145,7 @@ impl Server {
         let Some(session) = Session6::new(params, datagram, key.as_ref(), seed, self.now) else {
             return self.refuse(Reason::Malformed, path, "START6 without a suite that is spoken here");
         };
-        self.insert(path, Dialogue::Six(Box::new(session)), vec![owner], Some(burnt));
+        self.insert(path, Dialogue::Six(Box::new(session)), owner, Some(burnt));
     }
 
     /// Datagrams of version 6 that may be on their way to us: so many that the receive buffer holds them all, whatever else
@@ -169,13 +169,14 @@ impl Server {
         };
         let client = path.peer.ip();
         let Some(name) = start.key else {
-            if clients::is_known(self.keys.as_ref(), &self.root, client) {
-                self.refuse(Reason::Downgrade, path, "START6 without a key from an address that a key is known for");
-                return None;
-            }
-            if self.settings.secure {
-                let detail = "START6 without a key: not dumped (secure=1)";
-                self.refuse(Reason::NotRegistered, path, detail);
+            let refused = match clients::without_key(self.keys.as_ref(), &self.root, client, self.settings.secure) {
+                Ok((_, Owner::Anybody)) => None,
+                // It would go around the cookie.
+                Ok(_) => Some((Reason::Downgrade, "a cookie is laid down for its address".to_owned())),
+                Err(Refused { reason, detail }) => Some((reason, detail)),
+            };
+            if let Some((reason, detail)) = refused {
+                self.refuse(reason, path, format_args!("START6 without a key is not answered: {detail}"));
                 return None;
             }
             return Some((start, None));
@@ -205,9 +206,9 @@ impl Server {
     }
 
     /// Adds a session to the tables.
-    fn insert(&mut self, path: Path, session: Dialogue, owners: Vec<Owner>, burns: Option<Fire>) {
+    fn insert(&mut self, path: Path, session: Dialogue, owner: Owner, burns: Option<Fire>) {
         self.next_id += 1;
-        let mut dump = Dump::new(DumpId(self.next_id), session, path, owners, self.now, self.drops);
+        let mut dump = Dump::new(DumpId(self.next_id), session, path, owner, self.now, self.drops);
         dump.burns = burns;
         self.dumps.insert(path.peer, Box::new(dump));
         self.by_ip.entry(path.peer.ip()).or_default().push(path.peer);
@@ -273,23 +274,13 @@ impl Server {
 
     /// Begins a session, which sends its ACK and a HELLO; nothing more is done until that is answered.
     pub(crate) fn begin_session(&mut self, path: Path, start: Start) {
-        let (mut candidates, useless) = clients::candidates(self.keys.as_ref(), &self.root, path.peer.ip());
-        let registered = !candidates.is_empty();
-        for Useless { reason, detail } in &useless {
-            self.refuse(*reason, path, detail);
-        }
-        if !registered && !useless.is_empty() {
-            return;
-        }
-        if !registered && self.settings.secure {
-            let detail = "START_NETDUMP from an address that nobody is known at: not dumped (secure=1)";
-            return self.refuse(Reason::NotRegistered, path, detail);
-        }
-        if !registered {
-            candidates.push((OPEN_COOKIE, Owner::Anybody));
-        }
-        let (cookies, owners): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
-        let Some((cookie, other_cookies)) = cookies.split_first() else { return };
+        let client = path.peer.ip();
+        let (cookie, owner) = match clients::without_key(self.keys.as_ref(), &self.root, client, self.settings.secure) {
+            Ok(known) => known,
+            Err(Refused { reason, detail }) => {
+                return self.refuse(reason, path, format_args!("START_NETDUMP is not answered: {detail}"));
+            }
+        };
         let mut seed = [0; 32];
         if let Err(error) = getrandom::fill(&mut seed) {
             return self.refuse(Reason::StorageFailed, path, format_args!("no randomness: {error}"));
@@ -300,12 +291,11 @@ impl Server {
         let params = Params {
             max_window: u16::try_from(self.settings.max_outstanding_pages).unwrap_or(u16::MAX),
             silence: self.settings.client_timeout,
-            other_cookies: other_cookies.to_vec(),
-            ..Params::new(*cookie)
+            ..Params::new(cookie)
         };
         let session = Session::new(params, start, seed, self.now);
         tracing::debug!(client = %path.peer, ?start, "START_NETDUMP");
-        self.insert(path, Dialogue::Classic(Box::new(session)), owners, None);
+        self.insert(path, Dialogue::Classic(Box::new(session)), owner, None);
     }
 
     /// Keeps the table of unproven clients at its size, and each address's part of it.

@@ -52,11 +52,9 @@ pub struct Dump {
     pub session: Dialogue,
     /// Where requests go.
     pub path: Path,
-    /// Whose the cookies are that are tried for it.
-    owners: Vec<Owner>,
-    /// Which of them the client has answered.
-    pub owner: Option<usize>,
-    /// Somebody is known at its address, so that it has to be one of them.
+    /// Who it is, if it answers.
+    owner: Owner,
+    /// It is somebody who is known.
     pub registered: bool,
     /// What it was granted, once it was.
     pub grant: Option<Grant>,
@@ -148,14 +146,13 @@ impl Kaslr {
 
 impl Dump {
     /// A dump that has just been asked for.
-    pub fn new(id: DumpId, session: Dialogue, path: Path, owners: Vec<Owner>, now: Instant, drops: u64) -> Dump {
+    pub fn new(id: DumpId, session: Dialogue, path: Path, owner: Owner, now: Instant, drops: u64) -> Dump {
         Dump {
             id,
             session,
             path,
-            registered: owners.iter().any(|owner| *owner != Owner::Anybody),
-            owners,
-            owner: None,
+            registered: owner != Owner::Anybody,
+            owner,
             grant: None,
             dir: None,
             client_dir: None,
@@ -276,9 +273,9 @@ impl Dump {
             (None, Some(outcome)) => outcome.failure.as_ref().map(ToString::to_string),
             (None, None) => self.stopped.then(|| "the server was stopped".to_owned()),
         };
-        let (client_id, previous_key) = match self.owner.and_then(|at| self.owners.get(at)) {
-            Some(Owner::Enrolled { id, previous }) => (Some(id.clone()), *previous),
-            Some(Owner::Magic | Owner::Anybody) | None => (None, false),
+        let (client_id, previous_key) = match &self.owner {
+            Owner::Enrolled { id, previous } => (Some(id.clone()), *previous),
+            Owner::Magic | Owner::Anybody => (None, false),
         };
         let dump = DumpMeta {
             started: Some(self.started),
@@ -364,7 +361,7 @@ mod tests {
         let session = Session::new(Params::new(Cookie::new(1)), Start::V4, [0; 32], now);
         let session = Dialogue::Classic(Box::new(session));
         let path = Path { peer: ([10, 0, 0, 1], 6666).into(), local: None };
-        Dump::new(DumpId(1), session, path, vec![Owner::Anybody], now, 0)
+        Dump::new(DumpId(1), session, path, Owner::Anybody, now, 0)
     }
 
     #[test]

@@ -117,10 +117,7 @@ impl Server {
                     tracing::debug!(client = %dump.path.peer, phase = phase.name(), "phase");
                 }
             }
-            Event::Proved { cookie } => {
-                dump.owner = Some(cookie);
-                self.request_slot(dump);
-            }
+            Event::Proved => self.request_slot(dump),
             Event::Described(info) => {
                 let mib = info.memory_bytes() >> 20;
                 let panic = info.panic.as_deref().map(str::trim_end).unwrap_or("unknown");

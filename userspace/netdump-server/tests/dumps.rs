@@ -6,6 +6,7 @@ mod rig;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use netdump_core::engine::client::Dialects;
 use netdump_core::wire::Cookie;
 use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::image::{Image, ImageParams};
@@ -161,65 +162,51 @@ fn secure_needs_a_cookie_file() {
     assert_eq!(meta(&dir)["registered"], true);
 }
 
-#[test]
-fn an_enrolled_client_is_dumped_with_its_current_key_or_the_one_before() {
-    let setup = Setup::new(&[]);
-    let web = host(setup.block, 2);
-    let older = setup.register("web", web, 1);
-    let previous = setup.register("web", web, 2);
-    let current = setup.register("web", web, 3);
-    // Somebody else who had the address since.
-    let other = setup.register("other", web, 9);
-    let server = setup.start();
-    let mut complete = 1;
-    for (cookie, served, id, was_previous) in
-        [(current, 1, "web", None), (previous, 1, "web", Some(true)), (other, 1, "other", None), (older, 0, "", None)]
-    {
-        let before = dirs(&server.root, web);
-        let mut params = server.crowd(2, 1, &image(4));
-        params.cookie = cookie;
-        params.handshake_timeout = nanos(Duration::from_secs(10));
-        assert_eq!(crowd::run(&params).unwrap().served, served, "{id} {was_previous:?}");
-        let after: Vec<_> = dirs(&server.root, web).into_iter().filter(|dir| !before.contains(dir)).collect();
-        assert_eq!(after.len(), served);
-        if let [dir] = &after[..] {
-            server.wait_for_count("dump complete", complete);
-            complete += 1;
-            assert_eq!(meta(dir)["client_id"], id);
-            assert_eq!(meta(dir).get("previous_key").cloned(), was_previous.map(Into::into));
-            assert_eq!(meta(dir)["authenticated"], false);
-        }
-    }
-}
-
 /// `secure=0` lets strangers in, and nobody who should know better.
 #[test]
-fn a_known_client_is_not_dumped_in_the_open() {
-    let setup = Setup::new(&["--secure=0"]);
-    let (stranger, web) = (host(setup.block, 2), host(setup.block, 3));
-    setup.register("web", web, 1);
-    let server = setup.start();
-    for (number, served) in [(2, 1), (3, 0)] {
-        let mut params = server.crowd(number, 1, &image(4));
-        params.handshake_timeout = nanos(Duration::from_secs(3));
-        assert_eq!(crowd::run(&params).unwrap().served, served);
+fn nobody_is_dumped_without_a_key_in_place_of_a_client_that_has_one() {
+    for secure in ["--secure=0", "--secure=1"] {
+        let setup = Setup::new(&[secure]);
+        let (stranger, web, known) = (host(setup.block, 2), host(setup.block, 3), host(setup.block, 4));
+        setup.register("web", web, 1);
+        // What was laid down for that address before it enrolled opens nothing any more.
+        setup.magic(web, "aabbccdd11223344");
+        setup.magic(known, "aabbccdd11223344");
+        let server = setup.start();
+        for (number, served) in [(2, usize::from(secure == "--secure=0")), (3, 0), (4, 1)] {
+            let mut params = server.crowd(number, 1, &image(4));
+            if number != 2 {
+                params.cookie = Cookie::new(0xaabb_ccdd_1122_3344);
+            }
+            params.handshake_timeout = nanos(Duration::from_secs(3));
+            assert_eq!(crowd::run(&params).unwrap().served, served, "{secure} {number}");
+        }
+        server.wait_for("a client with a key is enrolled at its address");
+        assert!(server.log().contains("downgrade"), "{}", server.log());
+        assert_eq!(dirs(&server.root, stranger).len(), usize::from(secure == "--secure=0"));
+        assert!(dirs(&server.root, web).is_empty());
+        assert_eq!(ended_meta(&server.dir(known))["registered"], true);
     }
-    assert_eq!(meta(&server.dir(stranger)).get("client_id"), None);
-    assert!(dirs(&server.root, web).is_empty());
 }
 
 #[test]
 fn a_damaged_key_is_told_and_opens_nothing() {
     let setup = Setup::new(&["--secure=0"]);
-    let web = host(setup.block, 2);
+    let (web, box_) = (host(setup.block, 2), host(setup.block, 3));
     setup.register("web", web, 1);
+    setup.register("box", box_, 2);
     std::fs::write(setup.keys().join("clients/web.json"), "{").unwrap();
+    std::fs::write(setup.keys().join("addresses").join(box_.to_string()), "/").unwrap();
     let server = setup.start();
-    let mut params = server.crowd(2, 1, &image(4));
-    params.handshake_timeout = nanos(Duration::from_secs(3));
-    assert_eq!(crowd::run(&params).unwrap().served, 0);
-    server.wait_for("bad_key");
-    assert!(dirs(&server.root, web).is_empty());
+    for (number, reason) in [(2, "downgrade"), (3, "bad_key")] {
+        for dialects in [Dialects::Classic, Dialects::Six] {
+            let mut params = CrowdParams { dialects, ..server.crowd(number, 1, &image(4)) };
+            params.handshake_timeout = nanos(Duration::from_secs(2));
+            assert_eq!(crowd::run(&params).unwrap().served, 0, "{reason} {dialects:?}");
+            server.wait_for(reason);
+        }
+    }
+    assert!(dirs(&server.root, web).is_empty() && dirs(&server.root, box_).is_empty());
 }
 
 /// The crash directory on a small filesystem of its own, in a mount namespace.

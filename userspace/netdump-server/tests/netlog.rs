@@ -75,14 +75,17 @@ fn order_is_restored_and_losses_are_marked() {
 fn secure_takes_logs_of_known_and_allowed_clients_only() {
     let setup = Setup::new(&[]);
     let (stranger, known, allowed) = (host(setup.block, 2), host(setup.block, 3), host(setup.block, 4));
+    let enrolled = host(setup.block, 5);
     setup.magic(known, "aabbccdd11223344");
+    setup.register("web", enrolled, 1);
     std::fs::write(setup.scratch.path().join("conf"), format!("log_allow=\"{allowed}/32\"\n")).unwrap();
     let server = setup.start();
-    for client in [stranger, known, allowed] {
+    for client in [stranger, known, allowed, enrolled] {
         Console::new(client, 6664, server.addr()).say("text\n");
     }
     wait_for_log(&server, known, "text\n");
     wait_for_log(&server, allowed, "text\n");
+    wait_for_log(&server, enrolled, "text\n");
     server.wait_for("log_refused");
     assert!(server.dirs(stranger).is_empty());
     assert_eq!(meta(&server.dir(known))["registered"], true);

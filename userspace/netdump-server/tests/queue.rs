@@ -108,7 +108,7 @@ impl Crowd {
         let Some(session) = &mut client.session else { return };
         while let Some(event) = session.poll_event() {
             match event {
-                Event::Proved { .. } => match self.admission.request(id, address(n), now) {
+                Event::Proved => match self.admission.request(id, address(n), now) {
                     Decision::Start => session.grant_slot(now, Grant::Full),
                     Decision::Wait(place) => {
                         self.queued.push(n);

@@ -143,10 +143,7 @@ pub enum Event {
     /// Another phase began.
     Phase(Phase),
     /// The client answered a HELLO whose number it could not guess. Time for a directory and a slot: `grant_slot`.
-    Proved {
-        /// Which cookie it knows: 0 is [`Params::cookie`](crate::Params::cookie), then come the others.
-        cookie: usize,
-    },
+    Proved,
     /// All that is known beside memory. Create the files, then `storage_ready` or `storage_failed`
     /// (neither is waited for under [`Grant::LogOnly`](crate::Grant::LogOnly)).
     Described(Box<DumpInfo>),

@@ -31,7 +31,6 @@
 
 mod ask;
 mod closing;
-mod cookies;
 mod crypto;
 mod dialogue;
 mod event;
@@ -49,7 +48,6 @@ pub mod v6;
 mod window;
 mod work;
 
-pub use cookies::MAX_COOKIES;
 pub use crypto::Ring;
 pub use dialogue::Dialogue;
 pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress, Resumed};

@@ -29,11 +29,8 @@ pub enum Grant {
 /// Settings of a session.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Goes into each request. Where there are others, it is tried first.
+    /// Goes into each request.
     pub cookie: Cookie,
-    /// Tried as well until the client answers one: the client's previous key, or keys of other machines that had
-    /// its address. At most [`MAX_COOKIES`](crate::MAX_COOKIES) in all.
-    pub other_cookies: Vec<Cookie>,
     /// Ask for the task listing.
     pub show_state: bool,
     /// The last order to the client.
@@ -63,7 +60,6 @@ impl Params {
     pub fn new(cookie: Cookie) -> Self {
         Params {
             cookie,
-            other_cookies: Vec::new(),
             show_state: true,
             end_with: EndWith::Reboot,
             max_window: 192,

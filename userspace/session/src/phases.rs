@@ -17,7 +17,7 @@ use crate::memory::{Memory, MAX_CONFLICTS};
 use crate::params::Grant;
 use crate::session::{Files, Session, Task};
 
-/// HELLOs to a client that has not answered one yet, at least.
+/// HELLOs to a client that has not answered one yet.
 const PROBE_TRIES: u32 = 12;
 /// Requests for what a dump can do without.
 const OPTIONAL_TRIES: u32 = 10;
@@ -29,11 +29,6 @@ pub(crate) const MAX_LOG: usize = 1 << 20;
 pub(crate) const MAX_VOLATILE: usize = 1 << 20;
 
 impl Session {
-    /// HELLOs before a client is given up: each cookie has at least four.
-    fn probe_tries(&self) -> u32 {
-        PROBE_TRIES.max(4 * self.cookies.len() as u32)
-    }
-
     fn enter(&mut self, phase: Phase, task: Task) {
         self.phase = phase;
         self.task = task;
@@ -45,22 +40,13 @@ impl Session {
         self.enter(phase, Task::Hello(Ask::new(Command::Hello, now + self.params.keepalive)));
     }
 
-    /// While nobody has proved anything, each HELLO goes out with the next cookie, and an acknowledgement before it.
-    pub(crate) fn turn_cookies(&mut self, now: Instant) {
-        let Task::Hello(ask) = &self.task else { return };
-        if self.phase == Phase::Probe && now >= ask.due() && self.cookies.turn(ask.tries()) {
-            self.ack_due = Some(now);
-        }
-    }
-
-    pub(crate) fn on_hello(&mut self, now: Instant, nr: RequestId) {
+    pub(crate) fn on_hello(&mut self, now: Instant) {
         if self.phase != Phase::Probe {
             self.task = Task::Hello(Ask::new(Command::Hello, now + self.params.keepalive));
             return;
         }
         self.ack_due = None;
-        self.cookies.answered(nr);
-        self.tools.events.push(Event::Proved { cookie: self.cookies.index() });
+        self.tools.events.push(Event::Proved);
         self.enter_wait(now, Phase::Waiting);
         if self.grant.is_some() {
             self.enter_describe(now);
@@ -278,10 +264,9 @@ impl Session {
         if now >= self.began + self.params.max_duration {
             self.fail(now, Failure::TooLong);
         }
-        let probe_tries = self.probe_tries();
         match &mut self.task {
             Task::Hello(ask) => {
-                if self.phase == Phase::Probe && ask.tries() >= probe_tries && now >= ask.due() {
+                if self.phase == Phase::Probe && ask.tries() >= PROBE_TRIES && now >= ask.due() {
                     return self.fail(now, Failure::NotProved);
                 }
             }

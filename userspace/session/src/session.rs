@@ -10,7 +10,6 @@ use netdump_vmcore::PageSize;
 
 use crate::ask::Ask;
 use crate::closing::{Ending, Listing};
-use crate::cookies::Cookies;
 use crate::event::{Counters, Event, Failure, PageBuf, Phase, Progress};
 use crate::info::Classic;
 use crate::item::Item;
@@ -65,7 +64,6 @@ pub(crate) enum Files {
 #[derive(Debug)]
 pub struct Session {
     pub(crate) params: Params,
-    pub(crate) cookies: Cookies,
     pub(crate) start: Start,
     pub(crate) began: Instant,
     pub(crate) phase: Phase,
@@ -110,7 +108,6 @@ impl Session {
         let keepalive = Ask::new(Command::Hello, now + params.keepalive);
         let mut session = Session {
             tools: Tools::new(seed, usize::from(params.max_window)),
-            cookies: Cookies::new(params.cookie, &params.other_cookies),
             params,
             start,
             began: now,
@@ -353,7 +350,7 @@ impl Session {
             Task::Hello(ask) => {
                 let ours = answers(ask, nr, &mut self.tools.counters, matches!(body, Body::Hello { .. }));
                 if ours {
-                    self.on_hello(now, nr);
+                    self.on_hello(now);
                 }
                 ours
             }
@@ -417,7 +414,7 @@ impl Session {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<[u8; REQUEST_LEN]> {
         let (nr, command) = self.next_request(now)?;
         let mut datagram = [0; REQUEST_LEN];
-        let request = Request { cookie: self.cookies.current(), nr, command };
+        let request = Request { cookie: self.params.cookie, nr, command };
         // Page numbers are below 2^32 and the buffer is as long as a request: this cannot fail.
         request.emit(&mut datagram).ok()?;
         self.tools.counters.requests += 1;
@@ -425,7 +422,6 @@ impl Session {
     }
 
     fn next_request(&mut self, now: Instant) -> Option<(RequestId, Command)> {
-        self.turn_cookies(now);
         if self.ack_due.is_some_and(|due| now >= due) {
             self.ack_due = None;
             self.last_ack = Some(now);
@@ -435,9 +431,6 @@ impl Session {
             Task::Hello(ask) | Task::Ask(ask) => {
                 let command = ask.command();
                 let nr = ask.poll(now, &mut self.tools.numbers, &self.tools.rtt)?;
-                if self.phase == Phase::Probe {
-                    self.cookies.sent(nr);
-                }
                 Some((nr, command))
             }
             Task::Item(item) => match item.poll(now, &mut self.tools) {

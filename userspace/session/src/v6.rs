@@ -463,7 +463,7 @@ impl Session6 {
         self.pause = GRANT_INTERVAL;
         if self.phase == Phase::Probe {
             self.ack_due = None;
-            self.events.push(Event::Proved { cookie: 0 });
+            self.events.push(Event::Proved);
             self.enter(Phase::Waiting, Task::Idle);
             // Whoever has to wait is told so at once: its `queue_timeout` begins with that.
             self.grant_due = now;

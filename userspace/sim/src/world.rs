@@ -312,7 +312,7 @@ impl World {
                 let stored = &mut self.stored;
                 match event {
                     Event::Phase(_) | Event::Listing(_) | Event::Accounted { .. } => {}
-                    Event::Proved { .. } => session.grant_slot(now, Grant::Full),
+                    Event::Proved => session.grant_slot(now, Grant::Full),
                     Event::Described(info) => {
                         stored.info = Some(info);
                         session.storage_ready(now);

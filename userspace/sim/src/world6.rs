@@ -335,7 +335,7 @@ impl World6 {
             while let Some(event) = session.poll_event() {
                 let stored = &mut self.stored;
                 match event {
-                    Event::Proved { .. } if self.grant => session.grant_slot(now, Grant::Full),
+                    Event::Proved if self.grant => session.grant_slot(now, Grant::Full),
                     Event::Described(info) => {
                         stored.info = Some(info);
                         session.storage_ready(now);

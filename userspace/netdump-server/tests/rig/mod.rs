@@ -90,18 +90,16 @@ impl Setup {
         self.scratch.path().join("keys")
     }
 
-    /// Registers a root key for a client of an address, as the client would through ssh; its cookie.
-    pub fn register(&self, name: &str, client: Ipv4Addr, number: u8) -> Cookie {
+    /// Registers a root key for a client of an address, as the client would through ssh.
+    pub fn register(&self, name: &str, client: Ipv4Addr, number: u8) {
         for dir in ["clients", "addresses"] {
             std::fs::create_dir_all(self.keys().join(dir)).unwrap();
         }
         let root = Root::from_hex(&format!("{number:02x}").repeat(32)).unwrap();
         let key_id = KeyId([number; 16]);
-        let cookie = root.classic_cookie(&key_id);
         let message = Registration { key_id, root, host: name.into() };
         let store = Store::open(&self.keys()).unwrap();
         store.register(&name.parse().unwrap(), message, client.into(), jiff::Timestamp::now()).unwrap();
-        cookie
     }
 
     /// The arm key that this server expects of a client with that root key.

@@ -311,7 +311,7 @@ impl Pair {
         while let Some(event) = self.session.poll_event() {
             match &event {
                 Event::Phase(phase) => self.store.phases.push(*phase),
-                Event::Proved { .. } => {
+                Event::Proved => {
                     if let Some(grant) = self.grant {
                         self.session.grant_slot(self.now, grant);
                     }
