@@ -7,18 +7,20 @@
 //!
 //! Panic path: nothing here allocates, waits, or can panic.
 
+mod listing;
 mod walk;
 
 use super::super::wire::classic::{ItemId, Machine};
 use super::super::wire::v6::cluster::MAX_CLUSTER_LEN;
 use super::super::wire::v6::handshake::{Ack6, KeyName, Start6, MAX_START_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use super::super::wire::v6::message::{
-    self, kind, Ask, Grant, Line, Part, Progress, Repair, Turn, Wait, LINE_HEADER_LEN, PART_HEADER_LEN,
+    self, kind, Ask, Grant, Part, Progress, Repair, Show, Turn, Wait, PART_HEADER_LEN,
 };
 use super::super::wire::v6::secure::{Channel, Crypto, Key, Refused, Role, TrafficKeys};
 use super::super::wire::v6::{Codec, Level, Reason, SessionId, MIN_MAX_DATAGRAM};
 use super::super::wire::{Error, Pfn, Result};
 use super::{add, End, Target, Time};
+use listing::Listing;
 use walk::Walk;
 
 /// How often START6 is sent, ns.
@@ -29,8 +31,6 @@ const SILENCE: u64 = 2_000_000_000;
 pub const MAX_INBOUND: usize = 512;
 /// ASKs that wait.
 const MAX_ASKS: usize = 8;
-/// Text in one LINE.
-const MAX_LINE: usize = 1000;
 
 /// What the machine that is being dumped can do beside [`Target`].
 pub trait Source: Target {
@@ -160,7 +160,7 @@ struct Offer {
     due: Time,
 }
 
-/// One dump. About 200 KiB: keep it in a static or on a heap, not on a stack.
+/// One dump. About 220 KiB: keep it in a static or on a heap, not on a stack.
 #[derive(Debug)]
 pub struct Engine6 {
     config: Config6,
@@ -180,9 +180,7 @@ pub struct Engine6 {
     answer: bool,
     asks: [Ask; MAX_ASKS],
     asked: usize,
-    showing: bool,
-    listed: bool,
-    line_offset: u32,
+    listing: Listing,
     bye: Option<message::End>,
     walk: Walk,
     inbox: [u8; MAX_INBOUND],
@@ -221,9 +219,7 @@ impl Engine6 {
             answer: false,
             asks: [NO_ASK; MAX_ASKS],
             asked: 0,
-            showing: false,
-            listed: false,
-            line_offset: 0,
+            listing: Listing::new(),
             bye: None,
             walk: Walk::new(),
             inbox: [0; MAX_INBOUND],
@@ -239,8 +235,7 @@ impl Engine6 {
         self.refreshed = now;
         self.waiting_since = None;
         self.counters = ZERO;
-        self.listed = false;
-        self.line_offset = 0;
+        self.listing.begin();
         self.bye = None;
         self.reset_session();
         self.walk.begin(config.level);
@@ -253,7 +248,7 @@ impl Engine6 {
         self.credit = 0;
         self.answer = false;
         self.asked = 0;
-        self.showing = false;
+        self.listing.forget();
         self.walk.forget();
     }
 
@@ -419,7 +414,7 @@ impl Engine6 {
                 Wait::parse(body)?;
                 self.waiting_since.get_or_insert(now);
             }
-            kind::SHOW => self.showing = true,
+            kind::SHOW => self.listing.show(Show::parse(body)?),
             kind::END => self.bye = Some(message::End::parse(body)?),
             // Of a later version.
             _ => return Err(Error::Invalid("kind")),
@@ -432,7 +427,7 @@ impl Engine6 {
         self.state == State6::Serving
             && (self.answer
                 || self.asked > 0
-                || self.showing
+                || self.listing.has_more()
                 || self.bye.is_some()
                 || (self.channel.next_counter() < self.credit && self.walk.has_more()))
     }
@@ -504,8 +499,8 @@ impl Engine6 {
         if self.asked > 0 {
             return Some((kind::PART, self.write_part(source, body)));
         }
-        if self.showing {
-            return Some((kind::LINE, self.write_line(source, body)));
+        if self.listing.has_more() {
+            return Some((kind::LINE, self.listing.write(source, body)));
         }
         if let Some(end) = self.bye {
             return Some((kind::BYE, end.emit(body)));
@@ -532,23 +527,6 @@ impl Engine6 {
             self.asked = self.asked.saturating_sub(1);
         }
         Ok(PART_HEADER_LEN.saturating_add(written))
-    }
-
-    /// The next text of the task listing, or its end. The listing is walked through once.
-    fn write_line(&mut self, source: &mut impl Source, body: &mut [u8]) -> Result<usize> {
-        let (head, text) = body.split_at_mut_checked(LINE_HEADER_LEN).ok_or(Error::NoRoom)?;
-        let room = MAX_LINE.min(text.len());
-        let mut written = 0;
-        if !self.listed {
-            let text = text.get_mut(..room).unwrap_or(&mut []);
-            written = source.show_state(text).unwrap_or(0).min(room);
-        }
-        // An empty piece would come again and again: it ends the listing too.
-        self.listed |= written == 0;
-        self.showing = !self.listed;
-        Line::emit_header(self.line_offset, self.listed, head)?;
-        self.line_offset = self.line_offset.wrapping_add(written as u32);
-        Ok(LINE_HEADER_LEN.saturating_add(written))
     }
 
     /// Whether the dump is over, by order or by time.

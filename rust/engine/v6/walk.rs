@@ -2,7 +2,8 @@
 //! Walking through the segments: which pages go into a cluster, and which pieces of it are sent. Panic path.
 
 use super::super::super::wire::v6::cluster::{
-    emit_index, Piece, Run, MAX_CLUSTER_LEN, MAX_INDEX_LEN, MAX_PIECES, MAX_RUNS, MAX_RUN_PAGES, PAGE, PIECE_HEADER_LEN,
+    emit_index, Piece, Run, MAX_CLUSTER_FRAMES, MAX_CLUSTER_LEN, MAX_INDEX_LEN, MAX_PIECES, MAX_RUNS, MAX_RUN_PAGES,
+    PAGE, PIECE_HEADER_LEN,
 };
 use super::super::super::wire::v6::message::{Grant, Place, Repair, Segment, Turn, MAX_CLUSTER_PAGES, MAX_SEGMENTS};
 use super::super::super::wire::v6::{Codec, Level, Reason};
@@ -12,6 +13,8 @@ use super::{fill, Choice, Counters6, Room, Source};
 
 /// Choices that are asked for at a time: between two of them the network is looked at.
 const STEPS: usize = 256;
+// A cluster that is put together in so many steps is one that a server takes.
+const _: () = assert!(STEPS as u64 <= MAX_CLUSTER_FRAMES);
 /// Repairs that wait; the server asks again for those that find no room.
 const MAX_REPAIRS: usize = 64;
 /// Repairs after which a cluster that was kept because its memory changes makes way for another.

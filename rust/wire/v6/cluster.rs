@@ -24,6 +24,8 @@ const RUN_LEN: usize = 6;
 pub const MAX_INDEX_LEN: usize = 1 + MAX_RUNS * RUN_LEN;
 /// The page size that clusters are made of.
 pub const PAGE: usize = 4096;
+/// Frames of a cluster that are not left out, at most: those of zeroes cost nothing on the way, but the receiver a page each.
+pub const MAX_CLUSTER_FRAMES: u64 = 1024;
 /// A cluster that is not encoded, at most.
 pub const MAX_CLUSTER_LEN: usize = MAX_INDEX_LEN + MAX_CLUSTER_PAGES as usize * PAGE;
 const ZERO: u16 = 1 << 15;
@@ -86,7 +88,7 @@ impl<'a> Cluster<'a> {
         let runs = r.bytes(number.saturating_mul(RUN_LEN), "runs")?;
         let pages = r.rest();
         let mut cluster = Cluster { first, runs, pages, end: first };
-        let mut selected = 0u64;
+        let (mut selected, mut frames) = (0u64, 0u64);
         let mut is_first = true;
         for run in cluster.runs() {
             if run.pages == 0 || (is_first && run.skip != 0) {
@@ -96,11 +98,15 @@ impl<'a> Cluster<'a> {
             let end = cluster.end.0.checked_add(u64::from(run.skip));
             let end = end.and_then(|end| end.checked_add(u64::from(run.pages)));
             cluster.end = Pfn(end.ok_or(Error::Invalid("run"))?);
+            frames = frames.saturating_add(u64::from(run.pages));
             if !run.zero {
                 selected = selected.saturating_add(u64::from(run.pages));
             }
         }
-        if selected > u64::from(MAX_CLUSTER_PAGES) || selected.saturating_mul(PAGE as u64) != pages.len() as u64 {
+        if frames > MAX_CLUSTER_FRAMES
+            || selected > u64::from(MAX_CLUSTER_PAGES)
+            || selected.saturating_mul(PAGE as u64) != pages.len() as u64
+        {
             return Err(Error::Invalid("pages"));
         }
         Ok(cluster)
@@ -259,7 +265,7 @@ mod tests {
         let good = cluster(&[run(0, 2, false)]);
         assert!(Cluster::parse(Pfn(0), &good[..good.len() - 1]).is_err());
         assert!(Cluster::parse(Pfn(u64::MAX - 1), &good).is_err());
-        for runs in [&[run(1, 1, true)][..], &[run(0, 0, true)], &[run(0, 17, false)]] {
+        for runs in [&[run(1, 1, true)][..], &[run(0, 0, true)], &[run(0, 17, false)], &[run(0, 1025, true)]] {
             assert!(Cluster::parse(Pfn(0), &cluster(runs)).is_err(), "{runs:?}");
         }
         assert!(Cluster::parse(Pfn(0), &[]).is_err() && Cluster::parse(Pfn(0), &[0]).is_err());

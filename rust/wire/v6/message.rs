@@ -18,7 +18,7 @@ pub mod kind {
     pub const WAIT: u8 = 4;
     /// [`End`](super::End).
     pub const END: u8 = 5;
-    /// The task listing is wanted; no body.
+    /// [`Show`](super::Show).
     pub const SHOW: u8 = 6;
     /// [`Part`](super::Part) of an item.
     pub const PART: u8 = 0x41;
@@ -433,6 +433,37 @@ impl<'a> Progress<'a> {
         for number in left_out {
             w.u64(*number)?;
         }
+        Ok(w.written())
+    }
+}
+
+/// SHOW: the task listing is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Show {
+    /// All text in front of this place has come, bytes.
+    pub from: u32,
+    /// Text behind it was lost: it is sent again from there.
+    pub again: bool,
+}
+
+const SHOW_AGAIN: u8 = 1;
+
+impl Show {
+    /// Reads a body. `None`: a server that takes what comes and asks for nothing again.
+    pub fn parse(body: &[u8]) -> Result<Option<Self>> {
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let mut r = Reader::new(body);
+        let from = r.u32("from")?;
+        Ok(Some(Show { from, again: r.u8("flags")? & SHOW_AGAIN != 0 }))
+    }
+
+    /// Writes a body; its length.
+    pub fn emit(&self, buf: &mut [u8]) -> Result<usize> {
+        let mut w = Writer::new(buf);
+        w.u32(self.from)?;
+        w.u8(if self.again { SHOW_AGAIN } else { 0 })?;
         Ok(w.written())
     }
 }

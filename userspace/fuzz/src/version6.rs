@@ -9,7 +9,7 @@ use netdump_core::engine::Time;
 use netdump_core::wire::classic::Machine;
 use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CLEAR};
-use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Wait};
+use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Show, Wait};
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, SessionId};
 use netdump_core::wire::Pfn;
@@ -38,6 +38,10 @@ pub fn version6_messages_come_back(data: &[u8]) {
         let places: Vec<_> = progress.places().collect();
         let len = Progress::emit(progress.serial, places.iter().copied(), &progress.left_out, &mut buf).unwrap();
         assert_eq!(Progress::parse(&buf[..len]).unwrap().places().collect::<Vec<_>>(), places);
+    }
+    if let Ok(Some(show)) = Show::parse(data) {
+        let len = show.emit(&mut buf).unwrap();
+        assert_eq!(Show::parse(&buf[..len]), Ok(Some(show)));
     }
     if let Ok(piece) = Piece::parse(data) {
         let at = piece.offset().unwrap();

@@ -109,8 +109,13 @@ impl Server {
         // A client that has crashed anew, or that has lost its session, says so while its old session is silent.
         let silent = dump.session.silent_for(self.now) >= RESTART_SILENCE;
         dump.session.handle(self.now, datagram);
-        if is_start && silent && self.start_key(path, datagram).is_some() {
-            if let Some(dump) = self.dumps.get_mut(&path.peer) {
+        if is_start && silent {
+            let begun = self.start_key(path, datagram).map(|(start, _)| start.key.map(|name| name.key_id));
+            if let (Some(key), Some(dump)) = (begun, self.dumps.get_mut(&path.peer)) {
+                // Others with a key of their own, who can forge this address, end nobody's dump but theirs.
+                if dump.burns.map(|(name, _)| name.map(|name| name.key_id)) != Some(key) {
+                    return self.touch(path);
+                }
                 tracing::info!(client = %path.peer, "a new handshake of a client that has been silent: its dump ends");
                 dump.session.cancel(self.now);
             }

@@ -46,8 +46,10 @@ impl Server {
             self.take_event(&mut dump, event);
         }
         dump.flush();
-        let room = self.room_per_dump(&dump).saturating_sub(dump.on_their_way);
-        dump.session.set_write_room(room);
+        let share = self.room_per_dump(&dump);
+        let left = |room: usize| room.saturating_sub(dump.on_their_way);
+        let (room, most) = (left(share), left(2 * share));
+        dump.session.set_write_room(room, most);
         self.transmit(&mut dump);
         self.note_counters(&mut dump);
         self.report_progress(&mut dump);

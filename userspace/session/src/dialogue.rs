@@ -58,8 +58,12 @@ impl Dialogue {
         either!(self, s => s.cancel(now))
     }
 
-    pub fn set_write_room(&mut self, pages: usize) {
-        either!(self, s => s.set_write_room(pages))
+    /// Classic asks for each page, so that no more than `pages` ever come.
+    pub fn set_write_room(&mut self, pages: usize, most: usize) {
+        match self {
+            Dialogue::Classic(session) => session.set_write_room(pages),
+            Dialogue::Six(session) => session.set_write_room(pages, most),
+        }
     }
 
     /// Classic has no words for it.

@@ -248,6 +248,8 @@ pub struct Counters {
     pub lost_by_order: u64,
     /// Requests taken for lost because their time was up.
     pub lost_by_time: u64,
+    /// Memory that was dropped because the owner had no room for it.
+    pub no_room: u64,
     /// Requests that were answered after they had been taken for lost.
     pub spurious: u64,
 }

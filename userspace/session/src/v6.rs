@@ -5,6 +5,7 @@
 mod assemble;
 mod coverage;
 mod item;
+mod listing;
 mod memory;
 mod rate;
 
@@ -35,6 +36,7 @@ use crate::phases::{MAX_LOG, MAX_NOTES, MAX_VOLATILE};
 use crate::session::Files;
 use crate::tools::Events;
 use item::{Fetch, Fetched};
+use listing::Listing;
 use memory::{Memory6, GRANT_INTERVAL};
 use rate::Rate;
 
@@ -48,10 +50,6 @@ const PROBE_TRIES: u32 = 12;
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// The client offers a new handshake after two seconds of silence: it hears from us twice in that time.
 const KEEPALIVE: Duration = Duration::from_millis(900);
-/// SHOW is sent again if nothing comes for so long.
-const SHOW_RETRY: Duration = Duration::from_secs(3);
-/// The longest task listing that is taken.
-const MAX_LISTING: usize = 16 << 20;
 
 /// Settings of a session.
 #[derive(Debug, Clone)]
@@ -107,11 +105,7 @@ enum Task {
     Idle,
     Fetch(Fetch),
     Memory(Box<Memory6>),
-    Show {
-        began: Instant,
-        due: Instant,
-        heard: Instant,
-    },
+    Show(Box<Listing>),
     End {
         due: Instant,
         tries: u32,
@@ -150,6 +144,7 @@ pub struct Session6 {
     repairs: VecDeque<Repair>,
     probes: u32,
     room: usize,
+    most: usize,
     pages_per_datagram: f64,
     position: Option<u32>,
     /// WAIT was sent, and the question behind it is due.
@@ -158,8 +153,6 @@ pub struct Session6 {
     notes: Option<Vec<u8>>,
     ranges: Vec<Range<u64>>,
     resumed: Resumed,
-    listing: Vec<(u32, Vec<u8>)>,
-    listing_len: usize,
     left_out: [u64; Reason::COUNT],
     files: Files,
     memory_began: Option<Instant>,
@@ -225,6 +218,7 @@ impl Session6 {
             repairs: VecDeque::new(),
             probes: 0,
             room: usize::MAX,
+            most: usize::MAX,
             pages_per_datagram: 0.25,
             position: None,
             told: false,
@@ -232,8 +226,6 @@ impl Session6 {
             notes: None,
             ranges: Vec::new(),
             resumed: Resumed::default(),
-            listing: Vec::new(),
-            listing_len: 0,
             left_out: [0; Reason::COUNT],
             files: Files::None,
             memory_began: None,
@@ -318,9 +310,10 @@ impl Session6 {
         self.fail(now, Failure::Cancelled);
     }
 
-    /// How many more pages the owner can take.
-    pub fn set_write_room(&mut self, pages: usize) {
-        self.room = pages;
+    /// How many more pages the owner can take: the client is let send about so many. What comes beyond `most`, because the
+    /// client packs better than before or does what it likes, is dropped and fetched again. Unlimited until told.
+    pub fn set_write_room(&mut self, pages: usize, most: usize) {
+        (self.room, self.most) = (pages, most);
     }
 
     /// The owner's socket dropped `datagrams` for lack of room.
@@ -415,14 +408,14 @@ impl Session6 {
         let task = match &self.task {
             Task::Fetch(fetch) => fetch.held(),
             Task::Memory(memory) => size_of::<Memory6>() + memory.held(),
+            Task::Show(listing) => listing.held(),
             _ => 0,
         };
-        let listing: usize = self.listing.iter().map(|(_, line)| size_of::<(u32, Vec<u8>)>() + line.capacity()).sum();
         let lists = self.asked.capacity() * size_of::<(u32, Instant)>()
             + self.repairs.capacity() * size_of::<Repair>()
             + self.ranges.capacity() * size_of::<Range<u64>>();
         let bytes = self.start.capacity() + self.inbox.capacity() + self.notes.as_ref().map_or(0, Vec::capacity);
-        task + listing + lists + bytes + self.events.held()
+        task + lists + bytes + self.events.held()
     }
 
     // ---- datagrams in ----
@@ -515,6 +508,16 @@ impl Session6 {
             self.counters.wrong_code += 1;
             return;
         };
+        if counter >= self.credit {
+            // Our client never does this; it would make us unpack whatever it likes.
+            self.counters.wrong_code += 1;
+            return;
+        }
+        if self.events.pages() >= self.most {
+            // Credit is reckoned from what datagrams brought so far, and these bring more. They are fetched again.
+            self.counters.no_room += 1;
+            return self.note_arrival(now);
+        }
         let before = memory.pages;
         let came = memory.on_piece(now, counter, piece, &mut self.events);
         self.counters.duplicate_chunks += u64::from(came.useless);
@@ -560,33 +563,20 @@ impl Session6 {
     }
 
     fn on_line(&mut self, now: Instant, line: &Line<'_>) {
-        let Task::Show { heard, .. } = &mut self.task else { return };
-        *heard = now;
-        let room = self.listing_len + line.text.len() <= MAX_LISTING;
-        if !line.text.is_empty() && room {
-            self.listing_len += line.text.len();
-            self.listing.push((line.offset, line.text.to_vec()));
-        }
-        if line.last {
-            self.end_show(now, true);
+        let Task::Show(listing) = &mut self.task else { return };
+        listing.handle(now, line, self.rate.reordering());
+        if listing.is_done() {
+            self.end_show(now);
         }
     }
 
-    fn end_show(&mut self, now: Instant, good: bool) {
-        self.show_state = good;
-        self.listing.sort_by_key(|(offset, _)| *offset);
-        let mut text = Vec::with_capacity(self.listing_len);
-        let mut place = 0;
-        for (offset, line) in self.listing.drain(..) {
-            if offset != place {
-                let lost = offset.saturating_sub(place);
-                text.extend_from_slice(format!("[netdump: {lost} bytes lost]\n").as_bytes());
+    fn end_show(&mut self, now: Instant) {
+        if let Task::Show(listing) = std::mem::replace(&mut self.task, Task::Nothing) {
+            self.show_state = listing.has_end();
+            let text = listing.into_text();
+            if !text.is_empty() {
+                self.events.push(Event::Listing(text));
             }
-            place = offset.saturating_add(line.len() as u32);
-            text.extend(line);
-        }
-        if !text.is_empty() {
-            self.events.push(Event::Listing(text));
         }
         if self.memory_began.is_some() {
             self.fetch(now, Phase::Volatile, ItemId::Volatile, MAX_VOLATILE);
@@ -670,9 +660,9 @@ impl Session6 {
 
     fn enter_show(&mut self, now: Instant) {
         if self.params.show_state {
-            self.enter(Phase::ShowState, Task::Show { began: now, due: now, heard: now });
+            self.enter(Phase::ShowState, Task::Show(Box::new(Listing::new(now))));
         } else {
-            self.end_show(now, false);
+            self.end_show(now);
         }
     }
 
@@ -734,9 +724,11 @@ impl Session6 {
             Task::Idle if self.phase == Phase::Probe && self.probes >= PROBE_TRIES && now >= self.grant_due => {
                 return self.fail(now, Failure::NotProved);
             }
-            Task::Fetch(fetch) if fetch.gave_up(now) => {
+            Task::Fetch(fetch) => {
                 let id = fetch.id();
-                self.on_item(now, id, Fetched::Absent);
+                if fetch.gave_up(now, self.heard) {
+                    self.on_item(now, id, Fetched::Absent);
+                }
             }
             Task::Memory(memory) => {
                 let repairs = memory.poll(now, self.channel.received(), &self.rate);
@@ -747,11 +739,8 @@ impl Session6 {
                 self.repairs.extend(repairs);
                 self.check_memory(now);
             }
-            Task::Show { began, heard, .. } => {
-                let silent = now >= *heard + SHOW_RETRY * 4;
-                if silent || now >= *began + self.params.show_state_limit {
-                    self.end_show(now, false);
-                }
+            Task::Show(listing) if listing.is_done() || listing.gave_up(now, self.params.show_state_limit) => {
+                self.end_show(now);
             }
             Task::End { due, tries } if *tries >= self.params.end_tries && now >= *due => {
                 return self.finish(now, false);
@@ -780,9 +769,7 @@ impl Session6 {
                 let losses = memory.deadline(self.channel.received(), &self.rate);
                 Some(losses.map_or(self.grant_due, |at| at.min(self.grant_due)))
             }
-            Task::Show { began, due, heard } => {
-                Some((*due).min(*heard + SHOW_RETRY * 4).min(*began + self.params.show_state_limit))
-            }
+            Task::Show(listing) => Some(listing.deadline(self.params.show_state_limit)),
             Task::End { due, .. } => Some(*due),
             Task::Nothing => None,
         };
@@ -840,12 +827,9 @@ impl Session6 {
                 self.send(kind::ASK, buf, |body| ask.emit(body))
             }
             Task::Memory(_) => self.write_memory(now, buf),
-            Task::Show { due, heard, .. } => {
-                if now < *due || now < *heard {
-                    return None;
-                }
-                *due = now + SHOW_RETRY;
-                self.send(kind::SHOW, buf, |_| Ok(0))
+            Task::Show(listing) => {
+                let show = listing.poll(now, self.rate.patience())?;
+                self.send(kind::SHOW, buf, |body| show.emit(body))
             }
             Task::End { due, tries } => {
                 if now < *due || *tries >= self.params.end_tries {
@@ -868,7 +852,7 @@ impl Session6 {
             let window = self.rate.window();
             // Pages that came while the disk has no room would wait in memory.
             let affordable = (self.room as f64 / self.pages_per_datagram.max(0.05)) as u64;
-            self.credit = self.credit.max(self.channel.received() + window.min(affordable));
+            self.credit = self.credit.max(self.channel.received().saturating_add(window.min(affordable)));
             let interval = self.rate.rtt().map_or(GRANT_INTERVAL, |rtt| (rtt / 4).max(GRANT_INTERVAL));
             let idle = self.since_grant == 0;
             self.pause = if idle { (self.pause * 2).clamp(interval, MAX_PAUSE) } else { interval };

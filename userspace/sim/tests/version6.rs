@@ -87,7 +87,9 @@ fn loss_from_none_to_a_third() {
         params.seed = (percent * 10.0) as u64;
         params.image.memory = 8 * MIB;
         params.session.cluster_pages = pages;
+        params.image.listing = 2000;
         let mut world = dumped(params);
+        assert!(world.stored().listing == world.image().listing(), "lost text is sent again: {percent} %");
         let counters = world.session().unwrap().counters();
         println!("{percent} % {pages}: {:.3} s {counters:?} {:?}", seconds(&world), world.engine().counters());
         assert!(percent < 1.0 || world.engine().counters().repairs + counters.lost_by_order > 0);
@@ -244,12 +246,13 @@ enum Attack {
     Truncate,
     Replay,
     Swap,
+    Reorder,
     Downgrade,
 }
 
 #[test]
 fn an_attacker_on_the_path_gets_and_gives_nothing() {
-    for attack in [Attack::Change, Attack::Truncate, Attack::Replay, Attack::Swap, Attack::Downgrade] {
+    for attack in [Attack::Change, Attack::Truncate, Attack::Replay, Attack::Swap, Attack::Reorder, Attack::Downgrade] {
         let mut params = World6Params::default();
         params.image.memory = 4 * MIB;
         let pages: Vec<Vec<u8>> = {
@@ -259,6 +262,7 @@ fn an_attacker_on_the_path_gets_and_gives_nothing() {
         let needles: std::collections::HashSet<Vec<u8>> = pages.into_iter().collect();
         let mut world = World6::new(params);
         let (mut count, mut kept) = (0u64, Vec::new());
+        let mut held = [Vec::new(), Vec::new()];
         let clear = std::rc::Rc::new(std::cell::Cell::new(0));
         let seen = clear.clone();
         world.attacker = Some(Box::new(move |to_client, datagram| {
@@ -269,6 +273,16 @@ fn an_attacker_on_the_path_gets_and_gives_nothing() {
             }
             let hit = count % 7 == 0;
             match attack {
+                // A handshake that is held back for seconds is not one that is out of order.
+                Attack::Reorder if count > 40 => {
+                    // By fives, each of them backwards.
+                    let held = &mut held[usize::from(to_client)];
+                    held.insert(0, datagram);
+                    if held.len() < 5 {
+                        return vec![];
+                    }
+                    std::mem::take(held)
+                }
                 _ if !hit => vec![datagram],
                 Attack::Change => {
                     let mut changed = datagram;
@@ -288,6 +302,7 @@ fn an_attacker_on_the_path_gets_and_gives_nothing() {
                     let other = kept.iter().rev().find(|(to, _)| *to != to_client).map(|(_, d)| d.clone());
                     std::iter::once(datagram).chain(other).collect()
                 }
+                Attack::Reorder => vec![datagram],
                 Attack::Downgrade => {
                     // The key is said not to be there; suites are said to be clear.
                     let mut changed = datagram;
@@ -308,4 +323,46 @@ fn an_attacker_on_the_path_gets_and_gives_nothing() {
         assert_eq!(world.failure(), None::<&Failure>, "{attack:?}: what is lost is sent again");
         world.assert_complete();
     }
+}
+
+/// Everything that another dump of the same machine with the same key said, in both directions, and everything that this one
+/// says back to whom it came from.
+#[test]
+fn datagrams_of_another_session_or_another_direction_are_void() {
+    let params = || {
+        let mut params = World6Params::default();
+        params.image.memory = 4 * MIB;
+        params
+    };
+    let record = std::rc::Rc::new(std::cell::RefCell::new([Vec::new(), Vec::new()]));
+    let kept = record.clone();
+    let mut other = World6::new(World6Params { seed: 77, ..params() });
+    other.attacker = Some(Box::new(move |to_client, datagram| {
+        kept.borrow_mut()[usize::from(to_client)].push(datagram.clone());
+        vec![datagram]
+    }));
+    other.run_to_the_end();
+    other.assert_complete();
+
+    let mut world = World6::new(params());
+    let mut before: [Vec<u8>; 2] = Default::default();
+    let mut count = [0; 2];
+    world.attacker = Some(Box::new(move |to_client, datagram| {
+        let way = usize::from(to_client);
+        let recorded = record.borrow();
+        // A START6 of before is a handshake for a server that remembers nothing; the real one remembers which are over.
+        let old = recorded[way].get(1 + count[way]).cloned();
+        // And to the other party of that dump.
+        let crossed = recorded[1 - way].get(1 + count[way]).cloned();
+        count[way] += 1;
+        let reflected = std::mem::replace(&mut before[1 - way], datagram.clone());
+        std::iter::once(datagram).chain(old).chain(crossed).chain(Some(reflected).filter(|d| !d.is_empty())).collect()
+    }));
+    world.run_to_the_end();
+    world.assert_complete();
+    assert_eq!(world.sessions(), 1);
+    let counters = *world.engine().counters();
+    assert!(counters.other_session > 100 && counters.handshakes == 1, "{counters:?}");
+    let counters = world.session().unwrap().counters();
+    assert!(counters.unknown_nr > 100 && counters.conflicts == 0, "{counters:?}");
 }

@@ -112,7 +112,8 @@ impl Assembly {
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&piece.first.0) {
             return Put::Useless;
         }
-        let last_counter = counter + u64::from(piece.pieces - 1 - piece.piece);
+        // A client may begin to count anywhere.
+        let last_counter = counter.saturating_add(u64::from(piece.pieces - 1 - piece.piece));
         let pool = &mut self.pool;
         let open = self.open.entry(piece.first.0).or_insert_with(|| Open {
             build: piece.build,
@@ -183,7 +184,7 @@ impl Assembly {
                 break;
             }
             let age = now.saturating_duration_since(open.touched);
-            let overtaken = !open.asked && next > open.last_counter + 1 && age >= reordering;
+            let overtaken = !open.asked && next > open.last_counter.saturating_add(1) && age >= reordering;
             if !overtaken && age < patience {
                 continue;
             }
@@ -211,7 +212,7 @@ impl Assembly {
     /// When something will be overdue.
     pub(crate) fn deadline(&self, next: u64, reordering: Duration, patience: Duration) -> Option<Instant> {
         let due = |open: &Open| {
-            let overtaken = !open.asked && next > open.last_counter + 1;
+            let overtaken = !open.asked && next > open.last_counter.saturating_add(1);
             open.touched + if overtaken { reordering } else { patience }
         };
         self.open.values().map(due).min()
@@ -225,6 +226,8 @@ impl Assembly {
 
 fn buffer(pool: &mut Vec<Vec<u8>>, length: u32) -> Vec<u8> {
     let mut buf = pool.pop().unwrap_or_default();
+    // Not twice as much as is needed, which growing would make of it: a client may let us hold many of them.
+    buf.reserve_exact((length as usize).saturating_sub(buf.len()));
     // The length was checked when the piece was parsed.
     buf.resize(length as usize, 0);
     buf

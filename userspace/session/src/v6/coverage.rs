@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Intervals that a client can make of what it was asked for, at most. One that sends what it was asked for, on a path that
+/// loses most of it, makes some thousands.
+const MAX_INTERVALS: usize = 1 << 16;
+
 /// Intervals of page frames, by their first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Missing {
@@ -33,6 +37,12 @@ impl Missing {
     /// Whether this one is.
     pub(crate) fn holds(&self, pfn: u64) -> bool {
         self.intervals.range(..=pfn).next_back().is_some_and(|(_, end)| pfn < *end)
+    }
+
+    /// Whether `range` can be removed: if that makes one interval more there must be room for it.
+    pub(crate) fn may_remove(&self, range: Range<u64>) -> bool {
+        self.intervals.len() < MAX_INTERVALS
+            || !(range.start.checked_sub(1).is_some_and(|before| self.holds(before)) && self.holds(range.end))
     }
 
     /// The parts of `range` that are missing, ascending.
@@ -112,6 +122,25 @@ impl Had {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_can_make_it_hold_is_bounded() {
+        let all = 4 * MAX_INTERVALS as u64;
+        let mut missing = Missing::new(&[0..all]);
+        let alone = |pfn| pfn..pfn + 1;
+        for pfn in (1..all).step_by(2).map(alone).filter(|range| range.end < all) {
+            if missing.may_remove(pfn.clone()) {
+                missing.remove(pfn);
+            }
+        }
+        assert_eq!(missing.intervals.len(), MAX_INTERVALS);
+        // What makes no hole can always go, until nothing is left.
+        for range in (0..all).map(alone) {
+            assert!(missing.may_remove(range.clone()));
+            missing.remove(range);
+        }
+        assert_eq!((missing.frames(), missing.intervals.len()), (0, 0));
+    }
 
     #[test]
     fn intervals_are_cut_and_counted() {

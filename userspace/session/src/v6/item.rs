@@ -23,6 +23,8 @@ pub(crate) struct Fetch {
     total: Option<usize>,
     due: Instant,
     tries: u32,
+    /// When the first of them was asked.
+    since: Instant,
 }
 
 /// How that ended.
@@ -35,7 +37,7 @@ pub(crate) enum Fetched {
 
 impl Fetch {
     pub(crate) fn new(id: ItemId, limit: usize, now: Instant) -> Self {
-        Fetch { id, limit, data: Vec::new(), have: Vec::new(), total: None, due: now, tries: 0 }
+        Fetch { id, limit, data: Vec::new(), have: Vec::new(), total: None, due: now, tries: 0, since: now }
     }
 
     pub(crate) fn id(&self) -> ItemId {
@@ -55,6 +57,9 @@ impl Fetch {
     pub(crate) fn poll(&mut self, now: Instant, patience: Duration) -> Option<Ask> {
         if now < self.due || self.tries >= TRIES {
             return None;
+        }
+        if self.tries == 0 {
+            self.since = now;
         }
         self.tries += 1;
         self.due = now + patience * self.tries.min(8);
@@ -106,8 +111,14 @@ impl Fetch {
         None
     }
 
-    /// Nobody answers.
-    pub(crate) fn gave_up(&self, now: Instant) -> bool {
-        self.tries >= TRIES && now >= self.due
+    /// Whether to go on without it: it was asked for often enough, and the client, last heard at `heard`, says other things.
+    /// Where nothing is heard at all there may be nobody, or no way to him: that is for the session to judge.
+    pub(crate) fn gave_up(&mut self, now: Instant, heard: Instant) -> bool {
+        let enough = self.tries >= TRIES && now >= self.due;
+        if enough && heard <= self.since {
+            self.tries = TRIES / 2;
+            return false;
+        }
+        enough
     }
 }

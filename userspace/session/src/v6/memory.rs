@@ -21,6 +21,8 @@ use crate::tools::Events;
 
 /// Segments that the client works on at a time, beside those that are granted again.
 const FRESH: usize = 4;
+/// Segments that wait to be granted again. What else was lost is looked for when there are fewer.
+const MAX_AGAIN: usize = 256;
 /// Buffers kept for pages to come.
 const MAX_POOL: usize = 4096;
 
@@ -200,6 +202,11 @@ impl Memory6 {
             came.broken = true;
             return came;
         };
+        let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
+        if !self.missing.may_remove(frames.clone()) {
+            came.useless = true;
+            return came;
+        }
         let (missing, had, pool) = (&self.missing, &mut self.had, &mut self.pool);
         let first_turn = self.turn == Turn::First;
         let mut pages = 0;
@@ -235,7 +242,6 @@ impl Memory6 {
         });
         early.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: true }));
         self.pages += pages;
-        let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
         self.account(frames, pages, events);
         self.advanced = now;
         came
@@ -265,6 +271,9 @@ impl Memory6 {
             let Segment { start, end, .. } = active.segment;
             if tail > cursor || cursor > end || tail < start {
                 continue; // no place in that segment
+            }
+            if tail < cursor && !self.missing.may_remove(tail.0..cursor.0) {
+                continue;
             }
             if self.account(tail.0..cursor.0, 0, events) > 0 {
                 self.advanced = now;
@@ -309,24 +318,28 @@ impl Memory6 {
             }
             let segment = self.active[n].segment;
             let mut waiting = false;
-            for part in self.missing.within(segment.start.0..upto) {
+            let mut at = segment.start.0;
+            while let Some(part) = self.missing.within(at..upto).next() {
                 // A cluster that came in part is repaired; what is behind it is seen when that is done.
                 let known = self.assembly.next_from(part.start, part.end).unwrap_or(part.end);
                 waiting |= known < part.end;
+                at = part.end;
                 let part = part.start..known.clamp(part.start, part.end);
-                let granted = |other: &Active| {
-                    other.segment.again
-                        && other.segment.id != segment.id
-                        && other.segment.start.0 < part.end
-                        && part.start < other.segment.end.0
-                };
-                let queued = |other: &Range<u64>| other.start < part.end && part.start < other.end;
                 if part.is_empty() {
                     continue;
                 }
-                if self.active.iter().any(granted) || self.again.iter().chain(&lost).any(queued) {
+                let granted = self.active.iter().map(|active| &active.segment);
+                let granted = granted.filter(|other| other.again && other.id != segment.id);
+                let mut taken = granted.map(|s| s.start.0..s.end.0).chain(self.again.iter().chain(&lost).cloned());
+                if let Some(other) = taken.find(|other| other.start < part.end && part.start < other.end) {
+                    // It may hold any number of parts: they are not looked at one by one.
                     waiting = true;
+                    at = at.max(other.end);
                     continue;
+                }
+                if self.again.len() + lost.len() >= MAX_AGAIN {
+                    waiting = true;
+                    break;
                 }
                 lost.push(part);
             }

@@ -73,7 +73,7 @@ impl Rate {
         self.window = FIRST.min(self.cap);
         (self.startup, self.stalls) = (true, 0);
         self.rates.clear();
-        self.round = Round { since: now, until: next + self.window, from: next, received: 0 };
+        self.round = Round { since: now, until: next.saturating_add(self.window), from: next, received: 0 };
     }
 
     /// Datagrams that may be on their way.
@@ -114,7 +114,7 @@ impl Rate {
         }
         let elapsed = now.saturating_duration_since(self.round.since);
         let round = self.round;
-        self.round = Round { since: now, until: credit.max(next + 1), from: next, received: 0 };
+        self.round = Round { since: now, until: credit.max(next.saturating_add(1)), from: next, received: 0 };
         if elapsed.is_zero() {
             return;
         }
@@ -138,11 +138,11 @@ impl Rate {
         let carried = self.min_rtt.map_or(0.0, |(rtt, _)| self.best() * rtt.as_secs_f64());
         let window = if self.startup {
             // What was measured lags a doubling behind.
-            (self.window * 2).min((carried * 4.0) as u64 + FIRST)
+            (self.window * 2).min(((carried * 4.0) as u64).saturating_add(FIRST))
         } else if self.is_queueing() {
             (carried * 1.25) as u64
         } else {
-            (carried * 2.0) as u64 + 4
+            ((carried * 2.0) as u64).saturating_add(4)
         };
         self.window = (window >> self.divided.min(32)).clamp(LEAST, self.cap);
     }
