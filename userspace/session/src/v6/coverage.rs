@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn what_a_client_can_make_it_hold_is_bounded() {
         let all = 4 * MAX_INTERVALS as u64;
-        let mut missing = Missing::new(&[0..all]);
+        let mut missing = Missing::new(std::slice::from_ref(&(0..all)));
         let alone = |pfn| pfn..pfn + 1;
         for pfn in (1..all).step_by(2).map(alone).filter(|range| range.end < all) {
             if missing.may_remove(pfn.clone()) {
