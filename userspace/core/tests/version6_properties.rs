@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What holds for every message of version 6: whatever is emitted parses to itself, and no bytes do harm.
 
-use netdump_core::wire::v6::cluster::{emit_index, Cluster, Content, Piece, Run, MAX_INDEX_LEN, PAGE};
+use netdump_core::wire::v6::cluster::{
+    emit_index, Cluster, Content, Piece, Run, MAX_CLUSTER_FRAMES, MAX_INDEX_LEN, PAGE,
+};
 use netdump_core::wire::v6::message::*;
 use netdump_core::wire::v6::secure::Replay;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, Reason};
@@ -64,11 +66,14 @@ proptest! {
         let len = emit_index(&kept, &mut index).unwrap();
         let mut bytes = index[MAX_INDEX_LEN - len..].to_vec();
         bytes.resize(len + usize::from(data) * PAGE, 7);
-        let cluster = Cluster::parse(Pfn(first), &bytes).unwrap();
+        let frames = kept.iter().map(|run| u64::from(run.pages)).sum::<u64>();
+        let cluster = Cluster::parse(Pfn(first), &bytes);
+        prop_assert_eq!(cluster.is_ok(), frames <= MAX_CLUSTER_FRAMES, "{} frames", frames);
+        let Ok(cluster) = cluster else { return Ok(()) };
         prop_assert_eq!(cluster.runs().collect::<Vec<_>>(), kept.clone());
-        let mut frames = 0u64;
-        cluster.for_each(|content| frames += if let Content::Zeroes(_, count) = content { u64::from(count) } else { 1 });
-        prop_assert_eq!(frames, kept.iter().map(|run| u64::from(run.pages)).sum::<u64>());
+        let mut taken = 0u64;
+        cluster.for_each(|content| taken += if let Content::Zeroes(_, count) = content { u64::from(count) } else { 1 });
+        prop_assert_eq!(taken, frames);
         prop_assert!(Cluster::parse(Pfn(first), &bytes[..bytes.len() - 1]).is_err());
     }
 
