@@ -115,7 +115,7 @@ impl Events {
             Event::Volatile(ranges) => ranges.capacity() * size_of::<VolatileRange>(),
             // Everything in it is bounded, and there is one of them.
             Event::Described(_) => size_of::<DumpInfo>(),
-            Event::Phase(_) | Event::Proved | Event::Absent { .. } => 0,
+            Event::Phase(_) | Event::Proved | Event::Absent { .. } | Event::Accounted { .. } => 0,
             Event::MemoryDone(_) | Event::Finished(_) => 0,
         };
         self.queue.iter().map(bytes).sum::<usize>() + self.queue.capacity() * size_of::<Event>()

@@ -77,7 +77,9 @@ impl Missing {
 }
 
 /// Page frames of a chunk of [`Had`].
-const CHUNK: u64 = 32_768;
+const CHUNK: u64 = 4096;
+/// Chunks of one client, 64 MiB: those of 2 TiB of memory, whichever pages come.
+const MAX_CHUNKS: usize = 1 << 17;
 
 /// A set of page frames that lie anywhere: a bit for each frame of the chunks that have any.
 #[derive(Debug, Clone, Default)]
@@ -86,8 +88,16 @@ pub(crate) struct Had {
 }
 
 impl Had {
-    /// Adds a frame.
+    /// Bytes that it takes.
+    pub(crate) fn held(&self) -> usize {
+        self.chunks.len() * (size_of::<[u64; CHUNK as usize / 64]>() + 32)
+    }
+
+    /// Adds a frame. Where there is no room for it, it may be handed over twice, and counts as left out the second time.
     pub(crate) fn add(&mut self, pfn: u64) {
+        if self.chunks.len() >= MAX_CHUNKS && !self.chunks.contains_key(&(pfn / CHUNK)) {
+            return;
+        }
         let chunk = self.chunks.entry(pfn / CHUNK).or_insert_with(|| Box::new([0; CHUNK as usize / 64]));
         chunk[(pfn % CHUNK) as usize / 64] |= 1 << (pfn % 64);
     }

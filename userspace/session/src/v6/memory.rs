@@ -145,7 +145,8 @@ impl Memory6 {
     pub(crate) fn held(&self) -> usize {
         let ranges = self.fresh.capacity() + self.again.capacity();
         let lists = ranges * size_of::<Range<u64>>() + self.active.capacity() * size_of::<Active>();
-        self.missing.held() + self.assembly.held() + self.pool.len() * PAGE + lists
+        let described = self.ranges.capacity() * size_of::<Range<u64>>();
+        self.missing.held() + self.had.held() + self.assembly.held() + self.pool.len() * PAGE + lists + described
     }
 
     pub(crate) fn recycle(&mut self, buf: PageBuf) {
