@@ -31,11 +31,14 @@ JUDGE_PACKAGES = ["crash", "gdb", "makedumpfile", "tshark", "binutils"]
 RSYSLOG_PACKAGES = ["rsyslog"]
 # What packages are made with and looked at.
 PACKAGE_PACKAGES = ["debhelper", "dpkg-dev", "dh-dkms", "lintian", "pandoc", "rpm", "make", "kmod", "openssl"]
+# What a dump is measured beside, both ends of it. Of the same Debian as the judges: an older makedumpfile knows no 7.x kernel.
+KDUMP_PACKAGES = ["kexec-tools", "makedumpfile", "openssh-client", "openssh-server"]
 # Firmware, boot loaders that it trusts, and what puts them on a disk.
 SECURE_BOOT_PACKAGES = ["ovmf", "shim-signed", "grub-efi-amd64-signed", "python3-virt-firmware", "mtools", "dosfstools", "openssl"]
 # What only some targets need.
 EXTRA = {
     "rsyslog": "rsyslog, which `make bench` measures beside ours",
+    "kdump": "kexec, makedumpfile and ssh, which `make bench` measures beside ours",
     "secureboot": "firmware that starts only what is signed, and boot loaders that are",
     "packages": "the tools that make packages",
     "service": "the Debian that packages are tried on",
@@ -392,6 +395,11 @@ def plan(flavour: str, vmlinux: bool, judges: bool, selftests: bool, extra=()):
         steps.append(Step(
             "root-rsyslog", ["root", 1, "trixie", RSYSLOG_PACKAGES], [roots / "rsyslog/usr/sbin/rsyslogd"],
             lambda: bootstrap("rsyslog", "trixie", RSYSLOG_PACKAGES),
+        ))
+    if "kdump" in extra:
+        steps.append(Step(
+            "root-kdump", ["root", 1, "forky", KDUMP_PACKAGES], [roots / "kdump/usr/sbin/sshd", roots / "kdump/usr/sbin/kexec"],
+            lambda: bootstrap("kdump", "forky", KDUMP_PACKAGES),
         ))
     if "secureboot" in extra:
         steps.append(Step(
