@@ -15,7 +15,6 @@ out. Results: build/bench/console.json.
 """
 
 import argparse
-import contextlib
 import json
 import random
 import re
@@ -30,7 +29,7 @@ import test_modules
 from cache import REPOSITORY, Failure
 from console_receiver import Receiver
 from console_run import module_file
-from guest import HOST_ADDRESS, Guest, GuestError, Machine
+from guest import HOST_ADDRESS, Guest, GuestError, Machine, no_tap_left
 from judges import JudgeError, must
 
 HOME = REPOSITORY / "build/bench"
@@ -129,15 +128,6 @@ def row(raw: list[list[Pair]], unit: str) -> dict:
         "other is": "the stock netconsole.ko in the same guest, in turn", "turns": len(pairs), "guests": [round(ratio(guest), 4) for guest in guests],
         "measured": sum(len(pair[0]) for pair in pairs), "most": MOST,
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def no_tap_left(name: str):
-    """The next guest makes its own."""
-    try:
-        yield
-    finally:
-        subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
 
 
 def measure(found, which: tuple[str, str], extended: bool, turns: int, bursts: int, directory: Path) -> list[tuple[Turn, Turn]]:

@@ -100,6 +100,15 @@ def make_tap(name: str, address: str | None = HOST_ADDRESS, prefix: int = 24) ->
         subprocess.run(["ip", "addr", "replace", f"{address}/{prefix}", "dev", name], check=True)
 
 
+@contextlib.contextmanager
+def no_tap_left(name: str):
+    """The next guest makes its own."""
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
+
+
 class Guest:
     """A running machine. Use as a context manager."""
 

@@ -109,12 +109,12 @@ class Modules:
         return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
-def build(out: Path, modules: Path, wanted, extra: dict[str, Path] | None = None) -> None:
-    """Writes an initramfs with the stock modules `wanted`; `extra` files go to the paths that are their keys."""
+def build(out: Path, modules: Path, wanted, extra: dict[str, Path] | None = None, init: str = INIT) -> None:
+    """Writes an initramfs with the stock modules `wanted`; `extra` files go to the paths that are their keys; `init` is run first."""
     stock = Modules(modules)
     order = stock.order(wanted)
     files: dict[str, tuple[int, bytes]] = {
-        "init": (0o100755, INIT.encode()),
+        "init": (0o100755, init.encode()),
         "control": (0o100644, CONTROL.encode()),
         "modules/order": (0o100644, "".join(f"{name}.ko\n" for name in order).encode()),
     }

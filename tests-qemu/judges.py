@@ -73,8 +73,8 @@ def options_of_2005(lab, vmcore: Path, log: str) -> list[str]:
     raise JudgeError("the vmcore has no kernel banner")
 
 
-def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_crash", options=()) -> list[str]:
-    """crash opens it, shows the panicking task's stack and every CPU's; what it printed for sys, bt and bt -a."""
+def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_crash", options=(), said="netdump activated") -> list[str]:
+    """crash opens it, shows the panicking task's stack, every CPU's, and a log with `said`; what it printed for sys, bt and bt -a."""
     system, task, every, tasks, log = crash(lab, vmcore, "sys", "bt", "bt -a", "ps", "log", options=options)
     must(re.search(r"PANIC: \S", system), f"crash sees no panic:\n{system}")
     must(re.search(rf"CPUS: {cpus}\b", system), f"crash does not see {cpus} CPUs:\n{system}")
@@ -84,7 +84,7 @@ def check_crash(lab, vmcore: Path, cpus: int, in_stack: str = "sysrq_handle_cras
     stacks = re.split(r"^PID: ", every, flags=re.M)[1:]
     must(all(" #1 " in stack for stack in stacks), f"crash's bt -a has an empty stack:\n{every}")
     must("swapper/0" in tasks, f"crash's ps shows no tasks:\n{tasks}")
-    must("netdump activated" in log, "crash's log does not have the panic")
+    must(said in log, "crash's log does not have the panic")
     return [system, task, every]
 
 
