@@ -156,11 +156,13 @@ test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug
 	@$(tests)/run-tests.py --tier debug
 
-bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one, console text beside rsyslog; build/bench/
+bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one, console text beside rsyslog, level 31 beside kdump over ssh (as root); build/bench/
 	@$(guest)/bench.py
 	@$(guest)/bench_console.py
 	@$(lab) --rsyslog >/dev/null
 	@$(guest)/bench_logs.py
+	@$(lab) --kdump >/dev/null
+	@$(guest)/bench_kdump.py
 
 fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
 	@userspace/fuzz/run $(or $(FUZZ_SECONDS),600)
