@@ -3,15 +3,23 @@
 
 mod rig;
 
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
 use netdump_core::engine::client::Dialects;
-use netdump_core::wire::v6::handshake::KeyName;
+use netdump_core::engine::v6::{Config6, Engine6};
+use netdump_core::engine::Time;
+use netdump_core::wire::classic::Machine;
+use netdump_core::wire::v6::handshake::{KeyName, Start6};
+use netdump_core::wire::v6::message::{kind, Wait};
 use netdump_core::wire::v6::secure::Key;
-use netdump_core::wire::v6::Level;
+use netdump_core::wire::v6::{Codec, Header, Level, SessionId};
+use netdump_session::Ring;
 use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::source::leaves_out;
 use nix::sys::signal::Signal;
-use rig::{ended_meta, eventually, host, read_log, Core, Server, Setup};
+use rig::{ended_meta, eventually, host, read_log, Core, Server, Setup, PATIENCE};
 use std::os::unix::fs::MetadataExt;
 
 fn image(memory_mib: u64) -> ImageParams {
@@ -200,4 +208,116 @@ fn a_journal_that_is_not_to_be_trusted_is_not_gone_on_with() {
     assert_eq!(dirs.len(), 2, "the dump was begun anew: {dirs:?}");
     assert!(dirs[0].join("vmcore-incomplete").exists(), "what there was is still there");
     assert!(dirs[1].join("vmcore").exists());
+
+/// A machine that speaks only as long as the test wants it to.
+struct Client {
+    socket: UdpSocket,
+    engine: Box<Engine6>,
+    image: Image,
+    began: Instant,
+}
+
+impl Client {
+    fn crash(server: &Server, address: Ipv4Addr, key: Option<(KeyName, Key)>) -> Client {
+        let socket = UdpSocket::bind((address, 6666)).unwrap();
+        socket.connect(server.addr()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let config = Config6 {
+            machine: Machine::X86_64,
+            key,
+            seed: [address.octets()[3]; 32],
+            entropy: [7; 24],
+            max_datagram: 1416,
+            codecs: Codec::Raw.bit(),
+            level: Level::ALL,
+            handshake_timeout: 0,
+            idle_timeout: 0,
+            queue_timeout: 0,
+            total_timeout: 0,
+        };
+        let mut engine = Box::new(Engine6::new());
+        engine.begin(config, Time(0), &Ring);
+        Client { socket, engine, image: Image::new(image(4)), began: Instant::now() }
+    }
+
+    /// Speaks with the server until `enough` of a datagram that came.
+    fn speak(&mut self, mut enough: impl FnMut(&[u8]) -> bool) {
+        let mut buf = [0; 2048];
+        while self.began.elapsed() < PATIENCE {
+            let now = Time(self.began.elapsed().as_nanos() as u64);
+            while let Some(len) = self.engine.transmit(now, &mut self.image, &Ring, &mut buf) {
+                self.socket.send(&buf[..len]).unwrap();
+            }
+            let Ok(len) = self.socket.recv(&mut buf) else { continue };
+            self.engine.handle(now, &buf[..len], &Ring);
+            if enough(&buf[..len]) {
+                return;
+            }
+        }
+        panic!("it never comes");
+    }
+}
+
+fn is(kind: u8) -> impl Fn(&[u8]) -> bool {
+    move |datagram| Header::parse(datagram).is_ok_and(|(header, _)| header.kind == kind)
+}
+
+#[test]
+fn who_waits_is_told_when_somebody_before_him_has_gone() {
+    let server = Server::with(&["--secure", "0", "--max_concurrent_dumps", "1", "--client_timeout", "3"]);
+    let mut clients = [2, 3, 4].map(|n| Client::crash(&server, host(server.block, n), None));
+    let [first, second, last] = &mut clients;
+    // One has the slot, one is the next, and neither says anything more.
+    first.speak(is(kind::ASK));
+    second.speak(is(kind::WAIT));
+    let mut places = Vec::new();
+    last.speak(|datagram| {
+        match Header::parse(datagram) {
+            Ok((header, body)) if header.kind == kind::WAIT => places.push(Wait::parse(body).unwrap().position),
+            _ => {}
+        }
+        is(kind::ASK)(datagram)
+    });
+    assert!(places.len() > 2, "{places:?}: it is told again and again");
+    places.dedup();
+    assert_eq!(places, [2, 1]);
+}
+
+#[test]
+fn only_a_client_itself_ends_its_silent_dump() {
+    let setup = Setup::new(&[]);
+    let web = host(setup.block, 2);
+    setup.register("web", web, 1);
+    setup.register("other", host(setup.block, 3), 2);
+    let (own, others) = (arming(&setup, 1), arming(&setup, 2));
+    let server = setup.start();
+    let mut client = Client::crash(&server, web, Some(own));
+    // The server has given it a slot and asks; nothing can be read of that.
+    client.speak(|_| server.log().contains("dump begins"));
+    let start = |key: Option<KeyName>, sealing: &Key, client: &Client| {
+        let start = Start6 {
+            machine: Machine::X86_64,
+            key,
+            suites: 2,
+            codecs: 1,
+            max_datagram: 1416,
+            fire_id: [1; 16],
+            epoch: 0,
+            random: [2; 32],
+            session: SessionId([3; 6]),
+            kx: &[],
+        };
+        let mut bytes = [0; 256];
+        let len = start.emit(&Ring, sealing, &mut bytes).unwrap();
+        client.socket.send(&bytes[..len]).unwrap();
+    };
+    // Longer than the silence after which a handshake counts as that of a machine that crashed anew.
+    std::thread::sleep(Duration::from_secs(6));
+    // From its address, with a key that is good for another machine, and with none that is good for anything.
+    start(Some(others.0), &others.1, &client);
+    start(Some(own.0), &Key::new([9; 32]), &client);
+    server.wait_for("forged");
+    assert!(!server.log().contains("a new handshake"), "{}", server.log());
+    start(Some(own.0), &own.1, &client);
+    server.wait_for("a new handshake of a client that has been silent");
 }
