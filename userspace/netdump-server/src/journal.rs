@@ -218,11 +218,11 @@ mod tests {
         assert_eq!(cause(&dir), None);
         let of = Cause::new(&(None, [7; 16]), client);
         let mut journal = Journal::create(&dir, &of, &info(0x9000), "elf").unwrap();
-        let step = Step { frames: vec![(1..3, true), (3..4, true), (8..9, false)], left_out: 0 };
-        journal.note(&step, 3, 1).unwrap();
+        let step = Step { frames: vec![(1..3, true), (3..4, true), (6..7, true), (8..9, false)], left_out: 0 };
+        journal.note(&step, 4, 1).unwrap();
         journal.note(&Step { frames: vec![(1..8, false)], left_out: 4 }, 0, 0).unwrap();
         let told = Told {
-            resumed: Resumed { early: vec![1..4], accounted: vec![8..9, 1..8], pages: 3 },
+            resumed: Resumed { early: vec![1..4, 6..7], accounted: vec![8..9, 1..8], pages: 4 },
             zero: 1,
             left_out: 4,
         };

@@ -208,6 +208,7 @@ fn a_journal_that_is_not_to_be_trusted_is_not_gone_on_with() {
     assert_eq!(dirs.len(), 2, "the dump was begun anew: {dirs:?}");
     assert!(dirs[0].join("vmcore-incomplete").exists(), "what there was is still there");
     assert!(dirs[1].join("vmcore").exists());
+}
 
 /// A machine that speaks only as long as the test wants it to.
 struct Client {
