@@ -187,9 +187,12 @@ pub fn session6_hands_over_only_what_was_asked(data: &[u8]) {
                     session.storage_ready(now);
                     memory = true;
                 }
-                Event::Page { pfn, data, .. } => {
-                    assert!(ram.contains(&pfn.0) && data.len() == 4096);
-                    assert!(seen.insert(pfn.0), "{pfn:?} twice");
+                Event::Pages(pages) => {
+                    pages.each(|pfn, page| {
+                        assert!(ram.contains(&pfn.0) && page.len() == 4096);
+                        assert!(seen.insert(pfn.0), "{pfn:?} twice");
+                    });
+                    session.recycle(pages.data);
                 }
                 Event::MemoryDone(_) => session.stored(now),
                 _ => {}

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netdump_core::wire::v6::{Codec, Level};
+use netdump_core::wire::v6::{Codec, Level, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM};
 use netdump_session::MIN_WINDOW;
 
 use crate::allow::AllowList;
@@ -71,6 +71,8 @@ pub struct Settings {
     pub level: Level,
     /// How clients compress memory on its way. Version 6.
     pub codec: Codec,
+    /// The longest datagram that clients send, bytes of UDP payload; they may have to send shorter ones. Version 6.
+    pub max_datagram: u16,
     /// Command that is run on each finished vmcore (its path is appended); empty is none.
     pub compress: String,
     /// Receive buffer asked for, in bytes.
@@ -124,6 +126,7 @@ impl Default for Settings {
             skip_zero: true,
             level: Level::ALL,
             codec: Codec::Lz4,
+            max_datagram: 1416,
             compress: String::new(),
             rcvbuf: 32 << 20,
             max_outstanding_pages: 192,
@@ -283,6 +286,9 @@ pub const KEYS: &[Key] = &[
     key!("codec", Kind::Value("none|lz4|zstd"), Yes,
         |s, v| put(&mut s.codec, codec(v)), |s| codec_name(s.codec).into(),
         "How clients of version 6 compress memory on its way"),
+    key!("max_datagram", Kind::Value("BYTES"), Yes,
+        |s, v| put(&mut s.max_datagram, number(v, MIN_MAX_DATAGRAM.into(), MAX_MAX_DATAGRAM.into())), |s| s.max_datagram.to_string(),
+        "Longest datagram of version 6; more than 1416 where every link takes it"),
     key!("compress", Kind::Value("COMMAND"), Yes,
         |s, v| put(&mut s.compress, command(v)), |s| quote(Some(s.compress.clone())),
         "Command to run on each finished vmcore"),

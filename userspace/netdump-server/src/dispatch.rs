@@ -23,7 +23,7 @@ use crate::events::Reason;
 use crate::hooks::Hook;
 use crate::logs::{Context, Text};
 use crate::server::Server;
-use crate::socket::Path;
+use crate::socket::{split, Path};
 
 /// Clients that have sent START_NETDUMP and not yet answered a HELLO.
 pub const MAX_PROBES: usize = 1024;
@@ -50,8 +50,35 @@ pub type Fire = (Option<KeyName>, [u8; 16]);
 pub const OPEN_COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
 
 impl Server {
+    /// Takes what lies in one slot: datagrams of `segment` bytes.
+    pub(crate) fn datagrams(&mut self, path: Path, slot: &mut [u8], segment: usize) {
+        let mut datagrams = split(slot, segment);
+        // Memory in version 6 comes in long rows: one look at the tables does for a row. From the first datagram on that is
+        // anything else each goes its own way.
+        if let Some(dump) = self.dumps.get_mut(&path.peer) {
+            let mut other = None;
+            for datagram in datagrams.by_ref() {
+                self.events.received += 1;
+                if datagram.first() != Some(&VERSION) || Header::is_start(datagram) {
+                    other = Some(datagram);
+                    break;
+                }
+                self.events.received_bytes += datagram.len() as u64;
+                dump.session.handle_in_place(self.now, datagram);
+            }
+            self.touch(path);
+            if let Some(datagram) = other {
+                self.datagram(path, datagram);
+            }
+        }
+        for datagram in datagrams {
+            self.events.received += 1;
+            self.datagram(path, datagram);
+        }
+    }
+
     /// Takes one datagram. What follows from it is worked out after its batch.
-    pub(crate) fn datagram(&mut self, path: Path, datagram: &[u8]) {
+    pub(crate) fn datagram(&mut self, path: Path, datagram: &mut [u8]) {
         self.events.received_bytes += datagram.len() as u64;
         if path.peer.port() == 0 {
             return self.refuse(Reason::PortZero, path, "from port 0, which cannot be answered");
@@ -98,7 +125,7 @@ impl Server {
     }
 
     /// A datagram of version 6: the session decides whether it is genuine.
-    fn version_6(&mut self, path: Path, datagram: &[u8]) {
+    fn version_6(&mut self, path: Path, datagram: &mut [u8]) {
         let is_start = Header::is_start(datagram);
         let Some(dump) = self.dumps.get_mut(&path.peer) else {
             if is_start {
@@ -108,8 +135,12 @@ impl Server {
         };
         // A client that has crashed anew, or that has lost its session, says so while its old session is silent.
         let silent = dump.session.silent_for(self.now) >= RESTART_SILENCE;
+        if !is_start {
+            dump.session.handle_in_place(self.now, datagram);
+            return self.touch(path);
+        }
         dump.session.handle(self.now, datagram);
-        if is_start && silent {
+        if silent {
             let begun = self.start_key(path, datagram).map(|(start, _)| start.key.map(|name| name.key_id));
             if let (Some(key), Some(dump)) = (begun, self.dumps.get_mut(&path.peer)) {
                 // Others with a key of their own, who can forge this address, end nobody's dump but theirs.
@@ -142,6 +173,7 @@ impl Server {
         let params = Params6 {
             level: self.settings.level,
             codec: self.settings.codec,
+            max_datagram: self.settings.max_datagram,
             max_window: self.window_6(),
             silence: self.settings.client_timeout,
             ..Params6::default()
@@ -156,9 +188,9 @@ impl Server {
     /// Datagrams of version 6 that may be on their way to us: so many that the receive buffer holds them all, whatever else
     /// comes. A datagram takes about twice its length there.
     fn window_6(&self) -> u32 {
-        const ROOM: usize = 4608;
+        let room = 2 * (usize::from(self.settings.max_datagram) + 888);
         let share = self.settings.rcvbuf / 5 * 3 / self.settings.max_concurrent_dumps.max(1) as usize;
-        u32::try_from(share / ROOM).unwrap_or(u32::MAX).max(64)
+        u32::try_from(share / room).unwrap_or(u32::MAX).max(64)
     }
 
     /// Reads a START6 and looks for its key; `None` where it is refused. Without a key only those are dumped that nobody

@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::v6::Reason;
-use netdump_session::{Absence, Counters, Dialogue, Grant, Outcome, Phase};
+use netdump_session::{Absence, Counters, Dialogue, Grant, Outcome, Pages, Phase};
 use netdump_vmcore::{DumpInfo, Vmcoreinfo};
 
 use crate::admission::DumpId;
@@ -24,6 +24,8 @@ use crate::writer::{FileFacts, Page, Resumable, Writer};
 
 /// Pages that are handed to the writer at once, so that a thread is not woken for each.
 const BATCH: usize = 32;
+/// The same in clusters.
+const CLUSTERS: usize = 16;
 
 /// How far the search for room on the disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +90,11 @@ pub struct Dump {
     pub stopped: bool,
     /// Why there is no (whole) file, where the session cannot know.
     pub storage_error: Option<String>,
-    /// Pages given to the thread and not back yet.
+    /// Bytes of buffers given to the thread and not back yet.
     pub on_their_way: usize,
     batch: Vec<Page>,
-    /// What is accounted for with the pages of the batch.
+    clusters: Vec<Pages>,
+    /// What is accounted for with the clusters.
     step: Step,
     /// The directory holds what another session of the same panic left: it is gone on with.
     pub begun: bool,
@@ -171,6 +174,7 @@ impl Dump {
             storage_error: None,
             on_their_way: 0,
             batch: Vec::new(),
+            clusters: Vec::new(),
             step: Step::default(),
             begun: false,
             absent: PageCounts::default(),
@@ -197,16 +201,30 @@ impl Dump {
         }
     }
 
+    /// Takes pages of version 6 for the file.
+    pub fn push_cluster(&mut self, pages: Pages) {
+        self.clusters.push(pages);
+        if self.clusters.len() >= CLUSTERS {
+            self.flush();
+        }
+    }
+
     /// Gives the pages to the writer.
     pub fn flush(&mut self) {
-        if self.batch.is_empty() && self.step.frames.is_empty() {
-            return;
+        let Some(writer) = &self.writer else {
+            self.batch.clear();
+            self.step = Step::default();
+            return self.clusters.clear();
+        };
+        if !self.batch.is_empty() {
+            let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+            self.on_their_way += batch.iter().map(|page| page.data.len()).sum::<usize>();
+            writer.pages(batch);
         }
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
-        let step = std::mem::take(&mut self.step);
-        if let Some(writer) = &self.writer {
-            self.on_their_way += batch.len();
-            writer.pages(batch, step);
+        if !self.clusters.is_empty() || !self.step.frames.is_empty() {
+            let clusters = std::mem::replace(&mut self.clusters, Vec::with_capacity(CLUSTERS));
+            self.on_their_way += clusters.iter().map(|pages| pages.data.len()).sum::<usize>();
+            writer.clusters(clusters, std::mem::take(&mut self.step));
         }
     }
 

@@ -46,10 +46,8 @@ impl Server {
             self.take_event(&mut dump, event);
         }
         dump.flush();
-        let share = self.room_per_dump(&dump);
-        let left = |room: usize| room.saturating_sub(dump.on_their_way);
-        let (room, most) = (left(share), left(2 * share));
-        dump.session.set_write_room(room, most);
+        let room = self.room_per_dump(&dump, 1);
+        dump.session.set_write_room(room, self.room_per_dump(&dump, 2));
         self.transmit(&mut dump);
         self.note_counters(&mut dump);
         self.report_progress(&mut dump);
@@ -64,11 +62,11 @@ impl Server {
     }
 
     /// Pages that may wait for one dump's disk: every possible dump has an equal share of the whole.
-    fn room_per_dump(&self, dump: &Dump) -> usize {
+    fn room_per_dump(&self, dump: &Dump, shares: usize) -> usize {
         let share = self.settings.write_buffer / self.settings.max_concurrent_dumps.max(1) as usize;
         let page = dump.info.as_ref().map_or(4096, |info| info.page_size.bytes());
         // At least one batch, or a slow disk would be fed page by page.
-        (share / page).max(64)
+        (share.max(64 * page) * shares).saturating_sub(dump.on_their_way) / page
     }
 
     fn transmit(&mut self, dump: &mut Dump) {
@@ -156,6 +154,10 @@ impl Server {
             Event::Page { pfn, data, again } => {
                 self.events.pages += 1;
                 dump.push_page(Page { pfn, data, again });
+            }
+            Event::Pages(pages) => {
+                self.events.pages += pages.count();
+                dump.push_cluster(pages);
             }
             Event::Absent { pfns, why } => dump.note_absent(pfns.end.saturating_sub(pfns.start), why),
             Event::Accounted { frames, early } => dump.push_accounted(frames, early),
@@ -480,7 +482,7 @@ impl Server {
                 dump.session.storage_ready(self.now);
             }
             WriterEvent::Written(buffers) => {
-                dump.on_their_way = dump.on_their_way.saturating_sub(buffers.len());
+                dump.on_their_way = dump.on_their_way.saturating_sub(buffers.iter().map(|buf| buf.len()).sum());
                 for buffer in buffers {
                     dump.session.recycle(buffer);
                 }

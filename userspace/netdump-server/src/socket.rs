@@ -66,9 +66,28 @@ pub struct Socket {
 pub struct Receiver {
     fd: OwnedFd,
     slots: Vec<Vec<u8>>,
+    /// What is in the first slots.
+    filled: Vec<Filled>,
     rcvbuf: usize,
     overflow: u32,
     drops: u64,
+}
+
+/// One slot after a batch.
+#[derive(Debug, Clone, Copy)]
+struct Filled {
+    path: Path,
+    /// Bytes.
+    len: usize,
+    /// The length of all datagrams in it but the last, which may be shorter.
+    segment: usize,
+}
+
+/// The datagrams in a slot. `segment` is what the kernel said that each is long, or 0 if it said nothing: then there is one.
+pub fn split(slot: &mut [u8], segment: usize) -> impl Iterator<Item = &mut [u8]> {
+    // Also an empty datagram is one.
+    let (alone, many) = if segment == 0 || slot.len() <= segment { (Some(slot), None) } else { (None, Some(slot)) };
+    alone.into_iter().chain(many.into_iter().flat_map(move |slot| slot.chunks_mut(segment)))
 }
 
 /// The half that sends.
@@ -121,7 +140,10 @@ impl Socket {
         let slots = (0..BATCH).map(|_| vec![0; SLOT]).collect();
         // The kernel doubles what is asked for, for its own book-keeping.
         let sender = Sender { fd: fd.try_clone()?, v6, gso: true };
-        Ok(Socket { receiver: Receiver { fd, slots, rcvbuf: got / 2, overflow: 0, drops: 0 }, sender })
+        Ok(Socket {
+            receiver: Receiver { fd, slots, filled: Vec::new(), rcvbuf: got / 2, overflow: 0, drops: 0 },
+            sender,
+        })
     }
 }
 
@@ -147,15 +169,25 @@ impl Receiver {
         tokio::net::UdpSocket::from_std(self.fd.try_clone()?.into())
     }
 
-    /// Hands every datagram of one batch to `each`; how many there were, or `WouldBlock`.
-    pub fn receive(&mut self, mut each: impl FnMut(Path, &[u8])) -> io::Result<usize> {
+    /// Hands the datagrams of one batch to `each`, which may do with their bytes what it likes: those that the kernel has put
+    /// together as one slice, and the length of each to [`split`] it. `WouldBlock` if there are none.
+    pub fn receive(&mut self, mut each: impl FnMut(Path, &mut [u8], usize)) -> io::Result<()> {
+        self.fill()?;
+        for (slot, filled) in self.slots.iter_mut().zip(&self.filled) {
+            each(filled.path, &mut slot[..filled.len], filled.segment);
+        }
+        Ok(())
+    }
+
+    /// Receives one batch.
+    fn fill(&mut self) -> io::Result<()> {
+        self.filled.clear();
         // Headers and slices are made anew for each batch: the kernel shortens the lengths in them.
         let space = cmsg_space!(u32, i32, libc::in6_pktinfo, libc::in_pktinfo);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
         let mut slices: Vec<_> = self.slots.iter_mut().map(|slot| [IoSliceMut::new(slot)]).collect();
         let fd = self.fd.as_raw_fd();
         let batch = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-        let mut count = 0;
         for message in batch {
             let mut local = None;
             let mut segment = 0usize;
@@ -175,20 +207,12 @@ impl Receiver {
                     _ => {}
                 }
             }
-            let Some(peer) = message.address.as_ref().and_then(socket_addr) else { continue };
-            let data = message.iovs().next().unwrap_or(&[]);
-            let path = Path { peer, local };
-            if segment == 0 || data.len() <= segment {
-                count += 1;
-                each(path, data);
-            } else {
-                for datagram in data.chunks(segment) {
-                    count += 1;
-                    each(path, datagram);
-                }
-            }
+            let peer = message.address.as_ref().and_then(socket_addr);
+            // A sender without an address that can be written down is nobody: port 0 is refused later.
+            let peer = peer.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+            self.filled.push(Filled { path: Path { peer, local }, len: message.bytes.min(SLOT), segment });
         }
-        Ok(count)
+        Ok(())
     }
 }
 
@@ -318,12 +342,45 @@ mod tests {
         Settings { port: 0, addr: addr.map(|a| a.parse().unwrap()), rcvbuf: 1 << 20, ..Settings::default() }
     }
 
+    #[test]
+    fn a_slot_is_split_where_the_kernel_said() {
+        let lengths = |len: usize, segment| {
+            let mut slot: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let parts: Vec<Vec<u8>> = split(&mut slot, segment).map(|part| part.to_vec()).collect();
+            assert_eq!(parts.concat(), slot);
+            parts.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(0, 0), [0], "an empty datagram");
+        assert_eq!(lengths(0, 5), [0]);
+        assert_eq!(lengths(7, 0), [7]);
+        assert_eq!(lengths(7, 7), [7]);
+        assert_eq!(lengths(7, 70), [7]);
+        assert_eq!(lengths(14, 7), [7, 7]);
+        assert_eq!(lengths(15, 7), [7, 7, 1]);
+        assert_eq!(lengths(SLOT, 1).len(), SLOT);
+    }
+
+    #[test]
+    fn what_was_sent_as_one_comes_as_it_was_sent() {
+        let mut socket = Socket::bind(&settings(Some("127.0.0.1"))).unwrap();
+        let to: SockaddrStorage = socket.receiver.local_addr().unwrap().into();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let data: Vec<u8> = (0..3100u32).map(|n| (n / 1000) as u8).collect();
+        let control = [ControlMessage::UdpGsoSegments(&1000)];
+        sendmsg(peer.as_raw_fd(), &[IoSlice::new(&data)], &control, MsgFlags::empty(), Some(&to)).unwrap();
+        let got = receive_some(&mut socket, 4);
+        let seen: Vec<_> = got.iter().map(|(path, data)| (path.peer.port(), data[0], data.len())).collect();
+        let port = peer.local_addr().unwrap().port();
+        assert_eq!(seen, [(port, 0, 1000), (port, 1, 1000), (port, 2, 1000), (port, 3, 100)]);
+    }
+
     fn receive_some(socket: &mut Socket, want: usize) -> Vec<(Path, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < want {
-            match socket.receiver.receive(|path, data| got.push((path, data.to_vec()))) {
+            let each = |path, slot: &mut [u8], size| got.extend(split(slot, size).map(|data| (path, data.to_vec())));
+            match socket.receiver.receive(each) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
-                other => drop(other.unwrap()),
+                other => other.unwrap(),
             }
         }
         got
@@ -394,9 +451,7 @@ mod tests {
             peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         }
         let mut got = 0;
-        while let Ok(count) = socket.receiver.receive(|_, _| ()) {
-            got += count;
-        }
+        while socket.receiver.receive(|_, slot, size| got += split(slot, size).count()).is_ok() {}
         // The counter travels with the datagrams queued after the drops.
         peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         got += receive_some(&mut socket, 1).len();

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{channel, Receiver, Sender};
 
 use netdump_core::wire::Pfn;
-use netdump_session::PageBuf;
+use netdump_session::{PageBuf, Pages};
 use netdump_vmcore::{DumpInfo, PageSize, WriteError};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -36,7 +36,7 @@ pub struct Page {
 pub enum WriterEvent {
     /// The file is there, with what another process had put into it.
     Ready(Box<Told>),
-    /// These pages are written; their buffers come back.
+    /// What was handed over at once is written; the buffers come back.
     Written(Vec<PageBuf>),
     /// Nothing more can be written.
     Failed(io::Error),
@@ -74,8 +74,9 @@ pub struct Resumable {
 }
 
 enum Job {
+    Pages(Vec<Page>),
     /// Pages, and what is accounted for with them.
-    Pages(Vec<Page>, Step),
+    Clusters(Vec<Pages>, Step),
     Finish {
         complete: bool,
     },
@@ -105,10 +106,15 @@ impl Writer {
         Ok(Writer { jobs })
     }
 
-    /// Hands pages over, and says what is accounted for with them.
-    pub fn pages(&self, pages: Vec<Page>, step: Step) {
+    /// Hands pages over.
+    pub fn pages(&self, pages: Vec<Page>) {
         // A thread that is gone has reported why.
-        let _ = self.jobs.send(Job::Pages(pages, step));
+        let _ = self.jobs.send(Job::Pages(pages));
+    }
+
+    /// Hands pages over that are together in their buffers, and says what is accounted for with them.
+    pub fn clusters(&self, clusters: Vec<Pages>, step: Step) {
+        let _ = self.jobs.send(Job::Clusters(clusters, step));
     }
 
     /// No more pages will come; the file is closed, and if `complete` gets its name.
@@ -119,6 +125,8 @@ impl Writer {
 
 /// Pages that are put together for one write call, at most, in bytes.
 const MAX_RUN: usize = 1 << 20;
+/// What is written where a client says that there are zeroes, piece by piece.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 fn run(
     dir: &ClientDir,
@@ -149,18 +157,27 @@ fn run(
     let mut complete = false;
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Pages(mut pages, step) => {
+            Job::Pages(mut pages) => {
                 // Answers come in almost the order of the page numbers; neighbours make one call.
                 pages.sort_by_key(|page| page.pfn);
                 if !broken {
                     if let Err(error) = vmcore.write(&pages) {
                         broken = true;
                         report(WriterEvent::Failed(error));
+                    }
+                }
+                report(WriterEvent::Written(pages.into_iter().map(|page| page.data).collect()));
+            }
+            Job::Clusters(clusters, step) => {
+                if !broken {
+                    if let Err(error) = clusters.iter().try_for_each(|pages| vmcore.write_cluster(pages)) {
+                        broken = true;
+                        report(WriterEvent::Failed(error));
                     } else {
                         vmcore.note(&step);
                     }
                 }
-                report(WriterEvent::Written(pages.into_iter().map(|page| page.data).collect()));
+                report(WriterEvent::Written(clusters.into_iter().map(|pages| pages.data).collect()));
             }
             Job::Finish { complete: wanted } => {
                 complete = wanted;
@@ -273,6 +290,26 @@ impl Vmcore {
         Ok(())
     }
 
+    /// Writes pages from where they are. They come once.
+    fn write_cluster(&mut self, pages: &Pages) -> io::Result<()> {
+        let force = !self.skip_zero;
+        for run in &pages.runs {
+            match pages.bytes(run) {
+                Some(bytes) => self.writer.write(run.first, bytes, force).map_err(io_error)?,
+                None => {
+                    let each = (ZEROES.len() / Pages::PAGE) as u64;
+                    for done in (0..run.count).step_by(each as usize) {
+                        let len = (run.count - done).min(each) as usize * Pages::PAGE;
+                        let zeroes = ZEROES.get(..len).unwrap_or(&[]);
+                        self.writer.write(Pfn(run.first.0 + done), zeroes, force).map_err(io_error)?;
+                    }
+                }
+            }
+            self.pages += run.count;
+        }
+        Ok(())
+    }
+
     fn close(self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
         // Zero pages of a run that failed are counted there, but not among the pages here.
         let zero = self.zero();
@@ -304,8 +341,10 @@ mod tests {
     use jiff::Timestamp;
     use netdump_core::wire::classic::Machine;
     use netdump_core::wire::ext::ByteOrder;
+    use netdump_session::Run;
     use nix::fcntl::{fcntl, FcntlArg, SealFlag};
     use nix::sys::memfd::{memfd_create, MFdFlags};
+    use std::os::unix::fs::FileExt;
 
     fn info() -> DumpInfo {
         DumpInfo {
@@ -326,6 +365,42 @@ mod tests {
             identity: Default::default(),
             panic: None,
             overlays: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pages_that_came_together_are_written_where_they_belong() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = CrashDir::open(root.path()).unwrap();
+        let dir = dir.create("10.0.0.1".parse().unwrap(), Timestamp::UNIX_EPOCH).unwrap();
+        for skip_zero in [true, false] {
+            let file = File::from(memfd_create(c"vmcore", MFdFlags::empty()).unwrap());
+            let info = DumpInfo { nr_pages: 100, ..info() };
+            let writer =
+                netdump_vmcore::Writer::create(file.try_clone().unwrap(), info, netdump_vmcore::Format::Elf).unwrap();
+            let mut vmcore = Vmcore {
+                writer,
+                file,
+                skip_zero,
+                page_size: PageSize::KIB4,
+                run: Vec::new(),
+                pages: 0,
+                zero_before: 0,
+                journal: None,
+                noted: (0, 0),
+            };
+            let data: Vec<u8> = [&[9; 100][..], &[1; 4096], &[2; 4096], &[3; 4096]].concat();
+            let run = |first, count, at| Run { first: Pfn(first), count, at };
+            let runs = vec![run(3, 2, Some(100)), run(5, 40, None), run(50, 1, Some(8292))];
+            vmcore.write_cluster(&Pages { runs, data: data.into() }).unwrap();
+            let place = |pfn: u64| vmcore.file.metadata().unwrap().len() - (100 - pfn) * 4096;
+            for (pfn, byte) in [(2, 0), (3, 1), (4, 2), (5, 0), (44, 0), (49, 0), (50, 3), (51, 0)] {
+                let mut page = [7; 4096];
+                vmcore.file.read_exact_at(&mut page, place(pfn)).unwrap();
+                assert!(page.iter().all(|found| *found == byte), "page {pfn}");
+            }
+            let (_, facts) = vmcore.close(&dir, false);
+            assert_eq!((facts.pages.written, facts.pages.zero), if skip_zero { (3, 40) } else { (43, 0) });
         }
     }
 

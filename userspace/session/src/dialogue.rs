@@ -101,6 +101,14 @@ impl Dialogue {
         either!(self, s => s.handle(now, datagram))
     }
 
+    /// What is in `datagram` afterwards is of no use.
+    pub fn handle_in_place(&mut self, now: Instant, datagram: &mut [u8]) {
+        match self {
+            Dialogue::Classic(session) => session.handle(now, datagram),
+            Dialogue::Six(session) => session.handle_in_place(now, datagram),
+        }
+    }
+
     pub fn handle_timeout(&mut self, now: Instant) {
         either!(self, s => s.handle_timeout(now))
     }

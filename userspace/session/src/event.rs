@@ -6,11 +6,60 @@ use std::time::Duration;
 
 use netdump_core::wire::classic::Start;
 use netdump_core::wire::ext::VolatileRange;
+use netdump_core::wire::v6::cluster::PAGE;
 use netdump_core::wire::Pfn;
 use netdump_vmcore::DumpInfo;
 
-/// The bytes of one page. Give it back with [`Session::recycle`](crate::Session::recycle) to save an allocation.
+/// The bytes of one page, or of a cluster ([`Pages`]). Give it back with [`Session::recycle`](crate::Session::recycle) to
+/// save an allocation.
 pub type PageBuf = Box<[u8]>;
+
+/// Neighbouring page frames of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first of them.
+    pub first: Pfn,
+    /// How many there are; never 0.
+    pub count: u64,
+    /// Where their bytes begin in [`Pages::data`]; `None`: they hold zeroes, and have none.
+    pub at: Option<usize>,
+}
+
+/// Pages that came together, in the buffer that they came in: to copy each of them would cost more than all else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// Which they are, ascending.
+    pub runs: Vec<Run>,
+    /// Their bytes, among others.
+    pub data: PageBuf,
+}
+
+impl Pages {
+    /// Bytes in a page: version 6 knows no other.
+    pub const PAGE: usize = PAGE;
+
+    /// How many there are, those of zeroes among them.
+    pub fn count(&self) -> u64 {
+        self.runs.iter().map(|run| run.count).sum()
+    }
+
+    /// The bytes of a run of ours; `None` for zeroes.
+    pub fn bytes(&self, run: &Run) -> Option<&[u8]> {
+        let start = run.at?;
+        let len = usize::try_from(run.count).ok()?.checked_mul(PAGE)?;
+        self.data.get(start..start.checked_add(len)?)
+    }
+
+    /// Each page by itself, ascending.
+    pub fn each(&self, mut take: impl FnMut(Pfn, &[u8])) {
+        for run in &self.runs {
+            let mut pages = self.bytes(run).map(|bytes| bytes.chunks_exact(PAGE));
+            for pfn in run.first.0..run.first.0.saturating_add(run.count) {
+                take(Pfn(pfn), pages.as_mut().and_then(Iterator::next).unwrap_or(&[0; PAGE]));
+            }
+        }
+    }
+}
 
 /// Where a dump stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,6 +216,8 @@ pub enum Event {
         /// It was handed over before, and the first answer is in doubt: write it even if it is all zero.
         again: bool,
     },
+    /// Pages of version 6, each handed over once.
+    Pages(Pages),
     /// These page frames are not in the dump.
     Absent {
         /// First to last + 1.

@@ -323,7 +323,7 @@ impl Session6 {
         }
     }
 
-    /// Gives the buffer of an [`Event::Page`] back.
+    /// Gives the buffer of an [`Event::Pages`] back.
     pub fn recycle(&mut self, buf: PageBuf) {
         if let Task::Memory(memory) = &mut self.task {
             memory.recycle(buf);
@@ -422,13 +422,22 @@ impl Session6 {
 
     /// A datagram of version 6 from the client's address. Anything may be in it.
     pub fn handle(&mut self, now: Instant, datagram: &[u8]) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        inbox.clear();
+        inbox.extend_from_slice(datagram);
+        self.handle_in_place(now, &mut inbox);
+        self.inbox = inbox;
+    }
+
+    /// The same without a copy: what is sealed is opened where it is.
+    pub fn handle_in_place(&mut self, now: Instant, datagram: &mut [u8]) {
         self.counters.datagrams += 1;
         if datagram.first() != Some(&VERSION) {
             // A client without a key offers both dialects: this is the other offer.
             self.counters.doubtful_starts += 1;
             return;
         }
-        if datagram == self.start {
+        if *datagram == self.start[..] {
             // It has not got our answer, or this is a copy; the answer is the same.
             self.counters.starts += 1;
             let earliest = self.last_ack.map_or(now, |last| last + ACK_INTERVAL);
@@ -439,16 +448,12 @@ impl Session6 {
             }
             return;
         }
-        let mut inbox = std::mem::take(&mut self.inbox);
-        inbox.clear();
-        inbox.extend_from_slice(datagram);
-        match self.channel.open(&Ring, &mut inbox) {
+        match self.channel.open(&Ring, datagram) {
             Ok((kind, counter, body)) => self.on_message(now, kind, counter.0, body),
             Err(Refused::Malformed | Refused::Forged) => self.counters.malformed += 1,
             Err(Refused::OtherSession) => self.counters.unknown_nr += 1,
             Err(Refused::Replayed) => self.counters.duplicate_chunks += 1,
         }
-        self.inbox = inbox;
     }
 
     fn on_message(&mut self, now: Instant, kind: u8, counter: u64, body: &[u8]) {
@@ -518,12 +523,10 @@ impl Session6 {
             self.counters.no_room += 1;
             return self.note_arrival(now);
         }
-        let before = memory.pages;
         let came = memory.on_piece(now, counter, piece, &mut self.events);
         self.counters.duplicate_chunks += u64::from(came.useless);
         self.counters.conflicts += u64::from(came.broken);
-        let pages = (memory.pages - before) as f64;
-        self.pages_per_datagram += (pages - self.pages_per_datagram) / 64.0;
+        self.pages_per_datagram += (came.pages as f64 - self.pages_per_datagram) / 64.0;
         self.note_arrival(now);
         self.check_memory(now);
     }

@@ -311,7 +311,7 @@ impl World {
             while let Some(event) = session.poll_event() {
                 let stored = &mut self.stored;
                 match event {
-                    Event::Phase(_) | Event::Listing(_) | Event::Accounted { .. } => {}
+                    Event::Phase(_) | Event::Listing(_) | Event::Pages(_) | Event::Accounted { .. } => {}
                     Event::Proved => session.grant_slot(now, Grant::Full),
                     Event::Described(info) => {
                         stored.info = Some(info);

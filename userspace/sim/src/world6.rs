@@ -344,11 +344,12 @@ impl World6 {
                     Event::Listing(text) => stored.listing = text,
                     Event::Accounted { frames, early: true } => stored.resumed.early.push(frames),
                     Event::Accounted { frames, early: false } => stored.resumed.accounted.push(frames),
-                    Event::Page { pfn, data, .. } => {
+                    Event::Pages(pages) => pages.each(|pfn, page| {
                         stored.order.push(pfn.0);
                         stored.resumed.pages += 1;
-                        assert!(stored.pages.insert(pfn.0, data).is_none(), "page {pfn:?} was handed over twice");
-                    }
+                        let before = stored.pages.insert(pfn.0, page.into());
+                        assert!(before.is_none(), "page {pfn:?} was handed over twice");
+                    }),
                     Event::Absent { pfns, why: Absence::LeftOut } => stored.left_out += pfns.end - pfns.start,
                     Event::MemoryDone(_) => session.stored(now),
                     Event::Finished(outcome) => stored.outcome = Some(outcome),

@@ -10,10 +10,14 @@ use netdump_core::wire::v6::message::{Repair, Turn};
 use netdump_core::wire::v6::Codec;
 use netdump_core::wire::Pfn;
 
+use crate::event::PageBuf;
+
 /// Clusters that are put together at a time.
 const MAX_OPEN: usize = 1024;
 /// Repairs of one cluster in which nothing new came: then it is fetched anew.
 const MAX_FRUITLESS: u32 = 50;
+/// Buffers kept for clusters to come: no more than the owner has had at a time (`set_write_room`), and these at most.
+const MAX_POOL: usize = 1024;
 
 /// A cluster of which pieces are missing.
 #[derive(Debug)]
@@ -22,7 +26,9 @@ struct Open {
     codec: Codec,
     pieces: u8,
     have: u64,
-    buf: Vec<u8>,
+    /// Bytes of the encoded cluster, which are the first ones of `buf`.
+    length: u32,
+    buf: PageBuf,
     gap: u32,
     /// Its last piece was to have about this counter.
     last_counter: u64,
@@ -38,30 +44,30 @@ impl Open {
     }
 }
 
-/// A cluster that is whole, and decoded.
-pub(crate) struct Whole<'a> {
+/// A cluster that is whole, and decoded: the first `len` bytes of `buf`.
+pub(crate) struct Whole {
     pub(crate) first: Pfn,
     pub(crate) gap: u32,
-    pub(crate) decoded: &'a [u8],
+    pub(crate) buf: PageBuf,
+    pub(crate) len: usize,
 }
 
 /// What became of a piece.
-pub(crate) enum Put<'a> {
+pub(crate) enum Put {
     /// More are missing.
     Open,
     /// It was there, or there is no room for its cluster.
     Useless,
     /// Its cluster cannot be decoded.
     Broken,
-    Whole(Whole<'a>),
+    Whole(Whole),
 }
 
 /// All clusters of a session.
 pub(crate) struct Assembly {
     open: BTreeMap<u64, Open>,
-    decoded: Vec<u8>,
-    whole: Vec<u8>,
-    pool: Vec<Vec<u8>>,
+    /// Buffers for one cluster each.
+    pool: Vec<PageBuf>,
     zstd: Option<zstd::bulk::Decompressor<'static>>,
 }
 
@@ -73,12 +79,13 @@ impl fmt::Debug for Assembly {
 
 impl Assembly {
     pub(crate) fn new() -> Self {
-        Assembly {
-            open: BTreeMap::new(),
-            decoded: vec![0; MAX_CLUSTER_LEN],
-            whole: Vec::new(),
-            pool: Vec::new(),
-            zstd: None,
+        Assembly { open: BTreeMap::new(), pool: Vec::new(), zstd: None }
+    }
+
+    /// Takes a buffer back.
+    pub(crate) fn recycle(&mut self, buf: PageBuf) {
+        if buf.len() == MAX_CLUSTER_LEN && self.pool.len() < MAX_POOL {
+            self.pool.push(buf);
         }
     }
 
@@ -89,9 +96,9 @@ impl Assembly {
 
     /// Bytes that it holds.
     pub(crate) fn held(&self) -> usize {
-        let open: usize = self.open.values().map(|open| open.buf.capacity() + 2 * size_of::<Open>()).sum();
-        let pool: usize = self.pool.iter().map(Vec::capacity).sum();
-        open + pool + self.decoded.capacity() + self.whole.capacity()
+        let open: usize = self.open.values().map(|open| open.buf.len() + 2 * size_of::<Open>()).sum();
+        let pool: usize = self.pool.iter().map(|buf| buf.len()).sum();
+        open + pool
     }
 
     /// Where the first cluster from `start` on begins, with the frames in front of it that it says are left out.
@@ -101,13 +108,21 @@ impl Assembly {
     }
 
     /// Puts a piece in its place.
-    pub(crate) fn put<'a>(&'a mut self, now: Instant, counter: u64, piece: &Piece<'a>) -> Put<'a> {
+    pub(crate) fn put(&mut self, now: Instant, counter: u64, piece: &Piece<'_>) -> Put {
         let Ok(at) = piece.offset() else { return Put::Useless };
         if piece.pieces == 1 {
             // Most clusters that compress well: nothing to keep.
-            self.open.remove(&piece.first.0);
-            return decode(&mut self.decoded, &mut self.zstd, piece.codec, piece.data)
-                .map_or(Put::Broken, |decoded| Put::Whole(Whole { first: piece.first, gap: piece.gap, decoded }));
+            if let Some(open) = self.open.remove(&piece.first.0) {
+                self.recycle(open.buf);
+            }
+            let mut buf = buffer(&mut self.pool);
+            return match decode(&mut buf, &mut self.zstd, piece.codec, piece.data) {
+                Some(len) => Put::Whole(Whole { first: piece.first, gap: piece.gap, buf, len }),
+                None => {
+                    self.recycle(buf);
+                    Put::Broken
+                }
+            };
         }
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&piece.first.0) {
             return Put::Useless;
@@ -120,36 +135,26 @@ impl Assembly {
             codec: piece.codec,
             pieces: piece.pieces,
             have: 0,
-            buf: buffer(pool, piece.length),
+            length: piece.length,
+            buf: buffer(pool),
             gap: piece.gap,
             last_counter,
             touched: now,
             asked: false,
             fruitless: 0,
         });
-        let same = (open.build, open.codec, open.pieces, open.buf.len() as u32)
+        let same = (open.build, open.codec, open.pieces, open.length)
             == (piece.build, piece.codec, piece.pieces, piece.length);
         if !same {
             // The client read it again and found other bytes: what came before belongs to nothing any more.
-            let gap = open.gap;
-            pool.push(std::mem::take(&mut open.buf));
-            *open = Open {
-                build: piece.build,
-                codec: piece.codec,
-                pieces: piece.pieces,
-                have: 0,
-                buf: buffer(pool, piece.length),
-                gap,
-                last_counter,
-                touched: now,
-                asked: false,
-                fruitless: open.fruitless,
-            };
+            (open.build, open.codec, open.pieces, open.length) = (piece.build, piece.codec, piece.pieces, piece.length);
+            (open.have, open.last_counter, open.touched, open.asked) = (0, last_counter, now, false);
         }
         let bit = 1 << piece.piece;
         if open.have & bit != 0 {
             return Put::Useless;
         }
+        // The length was checked when the piece was parsed, so that it is in the buffer.
         let Some(place) = open.buf.get_mut(at..at + piece.data.len()) else { return Put::Useless };
         place.copy_from_slice(piece.data);
         open.have |= bit;
@@ -160,11 +165,21 @@ impl Assembly {
             return Put::Open;
         }
         let Some(open) = self.open.remove(&piece.first.0) else { return Put::Useless };
-        let before = std::mem::replace(&mut self.whole, open.buf);
-        self.pool.push(before);
-        self.pool.truncate(64);
-        decode(&mut self.decoded, &mut self.zstd, open.codec, &self.whole)
-            .map_or(Put::Broken, move |decoded| Put::Whole(Whole { first: piece.first, gap: open.gap, decoded }))
+        let (length, whole) = (open.length as usize, |buf, len| Whole { first: piece.first, gap: open.gap, buf, len });
+        if open.codec == Codec::Raw {
+            return Put::Whole(whole(open.buf, length));
+        }
+        let mut buf = buffer(&mut self.pool);
+        let encoded = open.buf.get(..length).unwrap_or(&[]);
+        let decoded = decode(&mut buf, &mut self.zstd, open.codec, encoded);
+        self.recycle(open.buf);
+        match decoded {
+            Some(len) => Put::Whole(whole(buf, len)),
+            None => {
+                self.recycle(buf);
+                Put::Broken
+            }
+        }
     }
 
     /// Clusters whose missing pieces should have come by now, and what to ask for. `next` is the highest counter plus 1.
@@ -204,7 +219,9 @@ impl Assembly {
             });
         }
         for first in hopeless {
-            self.open.remove(&first);
+            if let Some(open) = self.open.remove(&first) {
+                self.recycle(open.buf);
+            }
         }
         repairs
     }
@@ -224,24 +241,23 @@ impl Assembly {
     }
 }
 
-fn buffer(pool: &mut Vec<Vec<u8>>, length: u32) -> Vec<u8> {
-    let mut buf = pool.pop().unwrap_or_default();
-    // Not twice as much as is needed, which growing would make of it: a client may let us hold many of them.
-    buf.reserve_exact((length as usize).saturating_sub(buf.len()));
-    // The length was checked when the piece was parsed.
-    buf.resize(length as usize, 0);
-    buf
+/// Room for any cluster.
+fn buffer(pool: &mut Vec<PageBuf>) -> PageBuf {
+    pool.pop().unwrap_or_else(|| vec![0; MAX_CLUSTER_LEN].into_boxed_slice())
 }
 
-/// Decodes a cluster; never more than one can hold.
-fn decode<'a>(
-    out: &'a mut [u8],
+/// Decodes a cluster into `out`, never more than that holds: its length.
+fn decode(
+    out: &mut [u8],
     zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
     codec: Codec,
-    encoded: &'a [u8],
-) -> Option<&'a [u8]> {
+    encoded: &[u8],
+) -> Option<usize> {
     let len = match codec {
-        Codec::Raw => return Some(encoded),
+        Codec::Raw => {
+            out.get_mut(..encoded.len())?.copy_from_slice(encoded);
+            encoded.len()
+        }
         Codec::Lz4 => lz4_flex::block::decompress_into(encoded, out).ok()?,
         Codec::Zstd => {
             if zstd.is_none() {
@@ -250,5 +266,5 @@ fn decode<'a>(
             zstd.as_mut()?.decompress_to_buffer(encoded, out).ok()?
         }
     };
-    out.get(..len)
+    (len <= out.len()).then_some(len)
 }

@@ -16,15 +16,13 @@ use netdump_core::wire::Pfn;
 use super::assemble::{Assembly, Put};
 use super::coverage::{Had, Missing};
 use super::rate::Rate;
-use crate::event::{Absence, Event, PageBuf, Resumed};
+use crate::event::{Absence, Event, PageBuf, Pages, Resumed, Run};
 use crate::tools::Events;
 
 /// Segments that the client works on at a time, beside those that are granted again.
 const FRESH: usize = 4;
 /// Segments that wait to be granted again. What else was lost is looked for when there are fewer.
 const MAX_AGAIN: usize = 256;
-/// Buffers kept for pages to come.
-const MAX_POOL: usize = 4096;
 
 /// A segment that was granted.
 #[derive(Debug)]
@@ -41,6 +39,8 @@ struct Active {
 pub(crate) struct Came {
     pub(crate) useless: bool,
     pub(crate) broken: bool,
+    /// Pages with bytes that it completed.
+    pub(crate) pages: u64,
 }
 
 /// The memory of one dump.
@@ -58,7 +58,6 @@ pub(crate) struct Memory6 {
     active: Vec<Active>,
     next_id: u32,
     assembly: Assembly,
-    pool: Vec<PageBuf>,
     /// The grant is to be told of something new.
     pub(crate) changed: bool,
     pub(crate) total: u64,
@@ -85,7 +84,6 @@ impl Memory6 {
             active: Vec::new(),
             next_id: first_id,
             assembly: Assembly::new(),
-            pool: Vec::new(),
             changed: true,
             pages: 0,
             advanced: now,
@@ -146,13 +144,11 @@ impl Memory6 {
         let ranges = self.fresh.capacity() + self.again.capacity();
         let lists = ranges * size_of::<Range<u64>>() + self.active.capacity() * size_of::<Active>();
         let described = self.ranges.capacity() * size_of::<Range<u64>>();
-        self.missing.held() + self.had.held() + self.assembly.held() + self.pool.len() * PAGE + lists + described
+        self.missing.held() + self.had.held() + self.assembly.held() + lists + described
     }
 
     pub(crate) fn recycle(&mut self, buf: PageBuf) {
-        if buf.len() == PAGE && self.pool.len() < MAX_POOL {
-            self.pool.push(buf);
-        }
+        self.assembly.recycle(buf);
     }
 
     /// What the client is to work on, the most urgent first.
@@ -199,49 +195,34 @@ impl Memory6 {
             }
             Put::Whole(whole) => whole,
         };
-        let Ok(cluster) = Cluster::parse(whole.first, whole.decoded) else {
+        let decoded = whole.buf.get(..whole.len).unwrap_or(&[]);
+        let Ok(cluster) = Cluster::parse(whole.first, decoded) else {
+            self.assembly.recycle(whole.buf);
             came.broken = true;
             return came;
         };
         let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
         if !self.missing.may_remove(frames.clone()) {
             came.useless = true;
+            self.assembly.recycle(whole.buf);
             return came;
         }
-        let (missing, had, pool) = (&self.missing, &mut self.had, &mut self.pool);
+        let runs = runs(&cluster, &self.missing, &self.had, whole.len);
+        let pages = runs.iter().map(|run| run.count).sum::<u64>();
+        came.pages = runs.iter().filter(|run| run.at.is_some()).map(|run| run.count).sum();
         let first_turn = self.turn == Turn::First;
-        let mut pages = 0;
-        let mut early: Option<Range<u64>> = None;
-        let mut page = |pfn: Pfn, bytes: Option<&[u8; PAGE]>| {
-            // What is there already is not handed over again, and what was not asked for not at all.
-            if !missing.holds(pfn.0) || had.holds(pfn.0) {
-                return;
+        let early: Vec<Range<u64>> = runs.iter().map(|run| run.first.0..run.first.0 + run.count).collect();
+        if runs.is_empty() {
+            self.assembly.recycle(whole.buf);
+        } else {
+            events.push(Event::Pages(Pages { runs, data: whole.buf }));
+        }
+        if first_turn {
+            for frames in early {
+                frames.clone().for_each(|pfn| self.had.add(pfn));
+                events.push(Event::Accounted { frames, early: true });
             }
-            if first_turn {
-                had.add(pfn.0);
-            }
-            let mut data = pool.pop().unwrap_or_else(|| vec![0; PAGE].into_boxed_slice());
-            match bytes {
-                Some(bytes) => data.copy_from_slice(bytes),
-                None => data.fill(0),
-            }
-            pages += 1;
-            events.push(Event::Page { pfn, data, again: false });
-            if first_turn {
-                match &mut early {
-                    Some(run) if run.end == pfn.0 => run.end += 1,
-                    _ => {
-                        let run = early.replace(pfn.0..pfn.0 + 1);
-                        run.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: true }));
-                    }
-                }
-            }
-        };
-        cluster.for_each(|content| match content {
-            Content::Page(pfn, bytes) => page(pfn, Some(bytes)),
-            Content::Zeroes(pfn, count) => (pfn.0..pfn.0 + u64::from(count)).for_each(|pfn| page(Pfn(pfn), None)),
-        });
-        early.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: true }));
+        }
         self.pages += pages;
         self.account(frames, pages, events);
         self.advanced = now;
@@ -373,5 +354,101 @@ fn fresh(ranges: &[Range<u64>]) -> VecDeque<Range<u64>> {
     ranges.iter().filter(|range| range.start < range.end).cloned().collect()
 }
 
+/// What of a cluster of `len` bytes is to be handed over: not what is there already, nor what was not asked for.
+fn runs(cluster: &Cluster<'_>, missing: &Missing, had: &Had, len: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::with_capacity(1);
+    // The pages stand at the end, whole.
+    let mut selected = 0;
+    cluster.for_each(|content| selected += usize::from(matches!(content, Content::Page(..))));
+    let mut at = len.saturating_sub(selected * PAGE);
+    cluster.for_each(|content| match content {
+        Content::Page(pfn, _) => {
+            let place = at;
+            at += PAGE;
+            if !missing.holds(pfn.0) || had.holds(pfn.0) {
+                return;
+            }
+            match runs.last_mut() {
+                Some(Run { first, count, at: Some(start) })
+                    if first.0 + *count == pfn.0 && *start + *count as usize * PAGE == place =>
+                {
+                    *count += 1;
+                }
+                _ => runs.push(Run { first: pfn, count: 1, at: Some(place) }),
+            }
+        }
+        Content::Zeroes(pfn, count) => {
+            for part in missing.within(pfn.0..pfn.0.saturating_add(u64::from(count))) {
+                if had.count(part.clone()) == 0 {
+                    runs.push(Run { first: Pfn(part.start), count: part.end - part.start, at: None });
+                    continue;
+                }
+                let news = part.filter(|pfn| !had.holds(*pfn));
+                runs.extend(news.map(|pfn| Run { first: Pfn(pfn), count: 1, at: None }));
+            }
+        }
+    });
+    runs
+}
+
 /// The least time between two grants.
 pub(crate) const GRANT_INTERVAL: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netdump_core::wire::v6::cluster::{emit_index, Run as Frames, MAX_INDEX_LEN};
+    use netdump_core::wire::v6::Codec;
+
+    fn piece<'a>(first: u64, data: &'a [u8]) -> Piece<'a> {
+        let length = data.len() as u32;
+        Piece { first: Pfn(first), gap: 0, build: 1, piece: 0, pieces: 1, codec: Codec::Raw, length, data }
+    }
+
+    fn cluster(runs: &[Frames]) -> Vec<u8> {
+        let mut index = [0; MAX_INDEX_LEN];
+        let len = emit_index(runs, &mut index).unwrap();
+        let mut bytes = index[MAX_INDEX_LEN - len..].to_vec();
+        for (n, _) in runs.iter().filter(|run| !run.zero).flat_map(|run| 0..run.pages).enumerate() {
+            bytes.extend([n as u8 + 1; PAGE]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_handed_over_and_zeroes_take_no_room() {
+        let now = Instant::now();
+        let ranges = [0..10, 20..u64::from(u32::MAX)];
+        let mut memory = Memory6::new(&ranges, 1, now);
+        let mut events = Events::default();
+        let frames = |skip, pages, zero| Frames { skip, pages, zero };
+        let mut put = |memory: &mut Memory6, first, runs: &[Frames]| {
+            let came = memory.on_piece(now, 0, &piece(first, &cluster(runs)), &mut events);
+            assert!(!came.broken);
+            match events.pop() {
+                Some(Event::Pages(pages)) => Some((came.pages, pages)),
+                other => {
+                    assert_eq!(other, None);
+                    None
+                }
+            }
+        };
+        let (count, pages) = put(&mut memory, 4, &[frames(0, 2, false)]).unwrap();
+        assert_eq!((count, pages.count(), pages.runs.len()), (2, 2, 1));
+        // Around them; 10 to 19 were never asked for.
+        let (count, pages) = put(&mut memory, 3, &[frames(0, 4, false), frames(0, 15, true)]).unwrap();
+        let mut seen = Vec::new();
+        pages.each(|pfn, bytes| seen.push((pfn.0, bytes[0], bytes.iter().all(|byte| *byte == bytes[0]))));
+        assert_eq!(
+            seen,
+            [(3, 1, true), (6, 4, true), (7, 0, true), (8, 0, true), (9, 0, true), (20, 0, true), (21, 0, true)]
+        );
+        assert_eq!((count, pages.count()), (2, 7));
+        memory.recycle(pages.data);
+        assert!(put(&mut memory, 3, &[frames(0, 4, false)]).is_none());
+        // A million pages of zeroes in one datagram are one buffer.
+        let (count, pages) = put(&mut memory, 1000, &[frames(0, 32767, true); 32]).unwrap();
+        assert_eq!((count, pages.count(), pages.runs.len()), (0, 32 * 32767, 32));
+        assert_eq!(memory.done(), 9 + 32 * 32767);
+    }
+}
