@@ -114,6 +114,7 @@ fn the_daemon_detaches_and_keeps_its_pid_file() {
         key: None,
         level: netdump_core::wire::v6::Level::ALL,
         max_datagram: 1416,
+        no_gso: false,
         handshake_timeout: rig::nanos(rig::PATIENCE),
         idle_timeout: rig::nanos(rig::PATIENCE),
         total_timeout: rig::nanos(rig::PATIENCE),

@@ -15,6 +15,7 @@ use netdump_core::wire::v6::message::{kind, Wait};
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Header, Level, SessionId};
 use netdump_session::Ring;
+use netdump_sim::corpus::Corpus;
 use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
 use netdump_sim::image::{Image, ImageParams};
 use netdump_sim::source::leaves_out;
@@ -75,6 +76,39 @@ fn both_ends_leave_out() {
             && meta["dump"]["left_out"]["user"].as_u64().unwrap() > 0
     );
     assert!(report.machines[0].sent_bytes < wanted * 4096 / 10, "it is compressed");
+}
+
+/// A client that sends as fast as it can: in one message that the kernel cuts, or without that; in short datagrams and in
+/// long ones.
+#[test]
+fn a_dump_over_segmentation_offload_is_true() {
+    let setup = Setup::new(&["--secure", "0", "--codec", "none", "--max_datagram", "8900", "--dumps_per_hour", "0"]);
+    let web = host(setup.block, 3);
+    setup.register("web", web, 1);
+    let key = arming(&setup, 1);
+    let server = setup.start();
+    let bytes: Vec<u8> = (0..32u32 << 18).flat_map(|n| (n.wrapping_mul(0x9e37_79b9) | 1).to_le_bytes()).collect();
+    let params = ImageParams { corpus: Some(Corpus::new(bytes)), ..ImageParams::default() };
+    let machine = Image::new(params.clone());
+    let mut dirs = Vec::new();
+    for (max_datagram, no_gso, sealed) in
+        [(1416, false, false), (1416, true, false), (8900, false, false), (1416, false, true), (8900, false, true)]
+    {
+        let first = host(server.block, if sealed { 3 } else { 2 });
+        let report = crash(&server, &params, |crowd| {
+            (crowd.first, crowd.max_datagram, crowd.no_gso) = (first, max_datagram, no_gso);
+            crowd.key = sealed.then_some(key);
+            // Or it would be a panic that was dumped already.
+            crowd.image.seed = dirs.len() as u64;
+        });
+        assert_eq!((report.served, report.machines[0].version, report.machines[0].unsent), (1, 6, 0));
+        let new = server.dirs(first).into_iter().find(|dir| !dirs.contains(dir)).expect("a directory of its own");
+        let meta = ended_meta(&new);
+        assert_eq!((&meta["complete"], &meta["authenticated"]), (&true.into(), &sealed.into()));
+        assert_eq!(meta["dump"]["pages"]["written"], machine.ram_pages().count() as u64);
+        Core::open(&new.join("vmcore")).assert_true(&machine);
+        dirs.push(new);
+    }
 }
 
 /// The arm key of a client that was registered with root key number `n`.

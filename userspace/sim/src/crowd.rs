@@ -18,11 +18,12 @@ use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use serde::Serialize;
 
+use crate::burst::Burst;
 use crate::image::{Image, ImageParams, PAGE_SIZE};
-use crate::relay::{Endpoint, BATCH, MAX_FRAME};
+use crate::units::cpu_seconds;
 
 /// Datagrams that one machine sends before the next has its turn.
-const TURN: usize = 4 * BATCH;
+const TURN: usize = 256;
 
 /// The machines and where they are.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct CrowdParams {
     pub level: Level,
     /// The longest datagram that they send in version 6.
     pub max_datagram: u16,
+    /// Send without UDP_SEGMENT, as where there is none.
+    pub no_gso: bool,
     /// Limits of the engine, ns; 0 is none.
     pub handshake_timeout: u64,
     /// Likewise.
@@ -95,16 +98,20 @@ pub struct CrowdReport {
     pub given_up: usize,
     /// Memory sent, copies included, in 10^6 bytes a second.
     pub megabytes_per_second: f64,
+    /// RAM of all machines that were served, from the first crash to the last end, in 10^9 bytes a second: headers, waiting
+    /// and what comes before and behind the memory are in the time.
+    pub gigabytes_per_second: f64,
+    /// What they used of the CPU in that time, s.
+    pub cpu_seconds: f64,
     /// Each machine.
     pub machines: Vec<MachineReport>,
 }
 
 struct Machine {
     address: SocketAddrV4,
-    endpoint: Endpoint,
+    socket: Burst,
     engine: Box<Client>,
     image: Image,
-    unsent: u64,
     end: Option<(End, f64)>,
 }
 
@@ -112,7 +119,7 @@ impl Machine {
     fn crash(params: &CrowdParams, number: u32, now: Time) -> io::Result<Self> {
         let address = SocketAddrV4::new(Ipv4Addr::from(u32::from(params.first).wrapping_add(number)), params.port);
         let socket = UdpSocket::bind(address)?;
-        let endpoint = Endpoint::from_socket(socket, SocketAddr::V4(params.server))?;
+        let socket = Burst::new(socket, SocketAddr::V4(params.server), !params.no_gso)?;
         let seed = params.image.seed.wrapping_add(u64::from(number));
         let image = Image::new(ImageParams { seed, ..params.image.clone() });
         let mut engine = Box::new(Client::new());
@@ -136,39 +143,21 @@ impl Machine {
             total_timeout: params.total_timeout,
         };
         engine.begin(params.dialects, config, six, now, &Ring);
-        Ok(Machine { address, endpoint, engine, image, unsent: 0, end: None })
+        Ok(Machine { address, socket, engine, image, end: None })
     }
 
     /// One round of the kernel module's loop. Whether there is more to send.
-    fn turn(&mut self, now: Time, frames: &mut [Vec<u8>]) -> io::Result<bool> {
-        loop {
-            frames.iter_mut().for_each(|f| f.resize(MAX_FRAME, 0));
-            let count = self.endpoint.receive(frames)?;
-            for frame in &frames[..count] {
-                self.engine.handle(now, frame, &Ring);
-            }
-            if count < frames.len() {
-                break;
-            }
-        }
+    fn turn(&mut self, now: Time) -> io::Result<bool> {
+        while self.socket.receive(|datagram| self.engine.handle(now, datagram, &Ring))? {}
         let mut more = true;
-        for _ in 0..TURN / BATCH {
-            let mut count = 0;
-            for frame in frames.iter_mut() {
-                frame.resize(MAX_FRAME, 0);
-                let Some(len) = self.engine.transmit(now, &mut self.image, &Ring, frame) else {
-                    more = self.engine.has_more();
-                    break;
-                };
-                frame.truncate(len);
-                count += 1;
-            }
-            let sent = self.endpoint.send(&frames[..count])?;
-            self.unsent += (count - sent) as u64;
-            if !more {
+        for _ in 0..TURN {
+            let Some(len) = self.engine.transmit(now, &mut self.image, &Ring, self.socket.room()) else {
+                more = self.engine.has_more();
                 break;
-            }
+            };
+            self.socket.push(len)?;
         }
+        self.socket.flush()?;
         self.end = self.engine.poll(now).map(|end| (end, now.0 as f64 / 1e9));
         Ok(more)
     }
@@ -184,7 +173,7 @@ impl Machine {
             requests: counters.accepted,
             bad_cookie: counters.bad_cookie,
             queue_full: counters.queue_full,
-            unsent: self.unsent,
+            unsent: self.socket.unsent(),
             starts: counters.starts + six.starts,
             version: if self.engine.speaks() == Dialects::Classic { 5 } else { 6 },
             sent_bytes: counters.sent_bytes + six.sent_bytes,
@@ -196,12 +185,12 @@ impl Machine {
 pub fn run(params: &CrowdParams) -> io::Result<CrowdReport> {
     let started = Instant::now();
     let now = || Time(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let cpu = cpu_seconds();
     let mut machines = (0..params.count).map(|n| Machine::crash(params, n, now())).collect::<io::Result<Vec<_>>>()?;
-    let mut frames = vec![Vec::new(); BATCH];
     loop {
         let mut busy = false;
         for machine in machines.iter_mut().filter(|m| m.end.is_none()) {
-            busy |= machine.turn(now(), &mut frames)?;
+            busy |= machine.turn(now())?;
         }
         let running: Vec<_> = machines.iter().filter(|m| m.end.is_none()).collect();
         if running.is_empty() {
@@ -213,18 +202,23 @@ pub fn run(params: &CrowdParams) -> io::Result<CrowdReport> {
         let deadline = running.iter().filter_map(|m| m.engine.next_deadline()).min();
         let wait =
             deadline.map(|at| TimeSpec::nanoseconds(i64::try_from(at.0.saturating_sub(now().0)).unwrap_or(i64::MAX)));
-        let mut fds: Vec<_> = running.iter().map(|m| PollFd::new(m.endpoint.fd(), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<_> = running.iter().map(|m| PollFd::new(m.socket.fd(), PollFlags::POLLIN)).collect();
         ppoll(&mut fds, wait, None)?;
     }
     let seconds = started.elapsed().as_secs_f64();
+    let cpu_seconds = cpu_seconds() - cpu;
     let reports: Vec<_> = machines.iter().map(Machine::report).collect();
     let pages: u64 = reports.iter().map(|r| r.pages).sum();
-    let served = machines.iter().filter(|m| matches!(m.end, Some((End::Reboot | End::Exit, _)))).count();
+    let is_served = |machine: &&Machine| matches!(machine.end, Some((End::Reboot | End::Exit, _)));
+    let served = machines.iter().filter(is_served).count();
+    let ram: u64 = machines.iter().filter(is_served).map(|machine| machine.image.ram_pages().count() as u64).sum();
     Ok(CrowdReport {
         seconds,
         served,
         given_up: machines.len() - served,
         megabytes_per_second: (pages * PAGE_SIZE) as f64 / 1e6 / seconds,
+        gigabytes_per_second: (ram * PAGE_SIZE) as f64 / 1e9 / seconds,
+        cpu_seconds,
         machines: reports,
     })
 }

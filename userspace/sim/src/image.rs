@@ -10,6 +10,8 @@ use netdump_core::wire::ext::{
 use netdump_core::wire::v6::Reason;
 use netdump_core::wire::{self, Cookie, Pfn, PhysAddr};
 
+use crate::corpus::Corpus;
+
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
 /// Where the kernel has its direct map.
@@ -36,6 +38,9 @@ pub struct ImageParams {
     pub listing: usize,
     /// Bytes of kernel log.
     pub log: usize,
+    /// What is in its memory, from address 0 on, and how much that is, in place of what is computed. None of it can be left
+    /// out.
+    pub corpus: Option<Corpus>,
 }
 
 impl Default for ImageParams {
@@ -50,6 +55,7 @@ impl Default for ImageParams {
             extension: true,
             listing: 20,
             log: 20_000,
+            corpus: None,
         }
     }
 }
@@ -73,7 +79,8 @@ impl Image {
     /// The machine of these properties. Its memory has the holes of a PC: below 4 KiB, and from 636 KiB to 1 MiB.
     pub fn new(params: ImageParams) -> Self {
         let range = |start, end| PhysRange { start: PhysAddr(start), end: PhysAddr(end) };
-        let end = (params.memory & !(PAGE_SIZE - 1)).max(2 << 20);
+        let memory = params.corpus.as_ref().map_or(params.memory, |corpus| corpus.bytes().len() as u64);
+        let end = (memory & !(PAGE_SIZE - 1)).max(2 << 20);
         let ranges = vec![range(0x1000, 0x9f000), range(0x10_0000, end)];
         let mut image = Image {
             regs: registers(params.seed, 0),
@@ -166,6 +173,9 @@ impl Image {
 
     /// What the page is used for, if that is something that can be left out: the same for each 32 of them.
     pub fn use_of(&self, pfn: Pfn) -> Option<Reason> {
+        if self.params.corpus.is_some() {
+            return None;
+        }
         match mix(self.params.seed ^ mix(pfn.0 / 32)) % 10 {
             0..=3 => Some(Reason::Free),
             4 => Some(Reason::User),
@@ -177,8 +187,20 @@ impl Image {
     /// The contents of a page: one in eight is zero, the others are noise of their own.
     pub fn page(&self, pfn: Pfn) -> Vec<u8> {
         let mut page = vec![0; PAGE_SIZE as usize];
-        fill(self.params.seed, pfn, 0, self.params.repeat, &mut page);
+        self.fill(pfn, 0, &mut page);
         page
+    }
+
+    /// Bytes of the page from `offset` on, which is a multiple of 8.
+    fn fill(&self, pfn: Pfn, offset: u64, out: &mut [u8]) {
+        let Some(corpus) = &self.params.corpus else {
+            return fill(self.params.seed, pfn, offset, self.params.repeat, out);
+        };
+        let start = usize::try_from(pfn.0.saturating_mul(PAGE_SIZE).saturating_add(offset)).unwrap_or(usize::MAX);
+        match start.checked_add(out.len()).and_then(|end| corpus.bytes().get(start..end)) {
+            Some(bytes) => out.copy_from_slice(bytes),
+            None => out.fill(0),
+        }
     }
 
     /// The item NOTES.
@@ -256,7 +278,7 @@ impl Target for Image {
         if !self.readable(pfn) {
             return Err(Unreadable);
         }
-        fill(self.params.seed, pfn, u64::from(offset), self.params.repeat, out);
+        self.fill(pfn, u64::from(offset), out);
         if self.changes(pfn) {
             self.changes += 1;
             out.iter_mut().zip(self.changes.to_le_bytes()).for_each(|(byte, change)| *byte ^= change);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Lossy links and simulated clients, for tests and load.
 //!
+//! - [`bare`]: the same bytes with the same system calls and nothing else.
+//! - [`burst`]: a socket that sends many datagrams with one call.
+//! - [`corpus`]: memory from a file.
 //! - [`link`]: what a bad network does to datagrams, in whatever time the caller has.
 //! - [`relay`]: that model between two real endpoints; the program `netdump-impair`.
 //! - [`world`]: client and server over such a network in virtual time.
@@ -14,7 +17,10 @@
 //! - [`verify`]: whether a dump holds what such a machine held.
 //! - [`units`]: numbers with units as programs here take them.
 
+pub mod bare;
+pub mod burst;
 pub mod conversation;
+pub mod corpus;
 pub mod crowd;
 pub mod fleet;
 pub mod hostile;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Numbers with units, as they stand on a command line.
+//! Numbers with units, as they stand on a command line, and what a run cost.
 
 use std::time::Duration;
+
+use nix::sys::resource::{getrusage, UsageWho};
 
 /// A share of all frames: `1%`, `0.5%` or `0.01`; 0 to 1.
 pub fn probability(text: &str) -> Result<f64, String> {
@@ -46,6 +48,14 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
     let value = number.trim().parse::<u64>().map_err(|e| format!("{text}: {e}"))?;
     value.checked_mul(1 << shift).ok_or_else(|| format!("{text}: too many"))
+}
+
+/// What this process has used of its CPUs, s. On a busy machine that tells more than the time that went by.
+pub fn cpu_seconds() -> f64 {
+    let seconds = |usage: nix::sys::resource::Usage| {
+        [usage.user_time(), usage.system_time()].map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
+    };
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| seconds(usage).iter().sum())
 }
 
 #[cfg(test)]

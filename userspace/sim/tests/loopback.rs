@@ -101,6 +101,7 @@ fn machine(server: SocketAddrV4, address: Ipv4Addr) -> CrowdParams {
         key: None,
         level: Level::ALL,
         max_datagram: 1416,
+        no_gso: false,
         handshake_timeout: 1_500_000_000,
         idle_timeout: 5_000_000_000,
         total_timeout: 2_000_000_000,

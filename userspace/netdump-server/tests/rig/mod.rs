@@ -237,6 +237,7 @@ impl Server {
             key: None,
             level: Level::ALL,
             max_datagram: 1416,
+            no_gso: false,
             handshake_timeout: nanos(PATIENCE),
             idle_timeout: nanos(PATIENCE),
             total_timeout: nanos(PATIENCE),

@@ -2,17 +2,22 @@
 //! `netdump-sim`: machines that crash without being there, and peers that mean harm.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use netdump_core::engine::client::Dialects;
+use netdump_core::wire::arm::Arming;
 use netdump_core::wire::classic::DEFAULT_PORT;
 use netdump_core::wire::frame::MacAddr;
+use netdump_core::wire::v6::handshake::KeyName;
+use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::Level;
 use netdump_core::wire::{target, Cookie};
+use netdump_sim::bare;
+use netdump_sim::corpus::{self, Corpus};
 use netdump_sim::crowd::{self, CrowdParams};
 use netdump_sim::fleet::{self, FleetParams, Way};
 use netdump_sim::hostile::{self, FloodKind, FloodParams, ProbeParams};
@@ -42,6 +47,10 @@ enum Mode {
     /// Machines that are well send console lines at a rate; then what the server has stored is compared with them.
     /// The exit status is 0 if all of it is there, and nothing else.
     Fleet(FleetArgs),
+    /// Sends a corpus in datagrams like those of a dump, or receives it, with nothing but copies and system calls.
+    Bare(Bare),
+    /// Writes a file of noise that is the same each time, for the option --image, and prints its SHA-256.
+    Corpus(CorpusArgs),
     /// Compares a vmcore with the memory of the machine that `crash` made up.
     /// The exit status is 0 if all of it is there and true.
     Verify(Verify),
@@ -88,6 +97,15 @@ struct Crash {
     /// Bytes after which the noise in a page repeats itself, a multiple of 8: 4096 does not compress.
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     repeat: u64,
+    /// What is in their memory, and how much that is.
+    #[command(flatten)]
+    image: ImageFile,
+    /// What a machine was armed with, as it is written to /dev/netdump: they are sealed dumps then (version 6).
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Do without the kernel's segmentation of what is sent (UDP_SEGMENT).
+    #[arg(long)]
+    no_gso: bool,
     /// Longest wait for the server.
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
     handshake_timeout: Duration,
@@ -100,6 +118,61 @@ struct Crash {
     /// Makes memory different from run to run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+/// Memory from a file.
+#[derive(Args, Debug)]
+struct ImageFile {
+    /// Memory from a file in place of what is made up.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Its SHA-256, in hexadecimal digits.
+    #[arg(long, value_name = "HEX", requires = "image")]
+    sha256: Option<String>,
+}
+
+impl ImageFile {
+    fn load(&self) -> Result<Option<Corpus>> {
+        let Some(file) = &self.image else { return Ok(None) };
+        let corpus = Corpus::load(file, self.sha256.as_deref()).with_context(|| file.display().to_string())?;
+        Ok(Some(corpus))
+    }
+}
+
+#[derive(Args, Debug)]
+struct Bare {
+    /// Receive at this address.
+    #[arg(long, value_name = "IP:PORT", requires = "file", conflicts_with = "to")]
+    bind: Option<SocketAddrV4>,
+    /// Where what is received is written to; it must not exist.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Bytes to receive.
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "1G")]
+    len: u64,
+    /// Send to this address.
+    #[arg(long, value_name = "IP:PORT", requires = "image", required_unless_present = "bind")]
+    to: Option<SocketAddrV4>,
+    #[command(flatten)]
+    image: ImageFile,
+    /// Bytes of UDP payload in each datagram that is sent.
+    #[arg(long, value_name = "BYTES", default_value_t = 1416)]
+    datagram: usize,
+    /// Bytes on their way, at most; the receiver says four times in it how far it is.
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "1M")]
+    window: u64,
+    /// Seal each datagram, and open it, as a dump does.
+    #[arg(long)]
+    sealed: bool,
+}
+
+#[derive(Args, Debug)]
+struct CorpusArgs {
+    /// The file.
+    file: PathBuf,
+    /// Its length.
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "1G")]
+    len: u64,
 }
 
 /// What a client offers.
@@ -246,6 +319,8 @@ struct Verify {
     /// One page in so many cannot be read; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0)]
     poisoned_every: u64,
+    #[command(flatten)]
+    image: ImageFile,
     /// Seed of the machine: that of `crash`, and one more for each machine behind the first.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -275,6 +350,11 @@ fn main() -> Result<ExitCode> {
         }
         Mode::Probe(args) => probe(&args)?,
         Mode::Verify(args) => verify(&args)?,
+        Mode::Bare(args) => (bare_loop(&args)?, true),
+        Mode::Corpus(args) => {
+            let sha256 = corpus::write(&args.file, args.len).with_context(|| args.file.display().to_string())?;
+            (serde_json::json!({ "bytes": args.len, "sha256": sha256 }).to_string(), true)
+        }
     };
     println!("{report}");
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -293,18 +373,42 @@ fn crash(args: &Crash) -> Result<(String, bool)> {
             poisoned_every: args.poisoned_every,
             repeat: args.repeat,
             extension: !args.no_items,
+            corpus: args.image.load()?,
             ..ImageParams::default()
         },
         cookie: args.cookie,
         dialects: args.protocol.into(),
-        key: None,
+        key: args.key.as_deref().map(key).transpose()?,
         level: args.level,
         max_datagram: args.max_datagram,
+        no_gso: args.no_gso,
         handshake_timeout: nanos(args.handshake_timeout),
         idle_timeout: nanos(args.idle_timeout),
         total_timeout: nanos(args.total_timeout),
     })?;
     Ok((serde_json::to_string_pretty(&report)?, report.given_up == 0))
+}
+
+/// What a client with a key needs of what it is armed with.
+fn key(file: &Path) -> Result<(KeyName, Key)> {
+    let blob = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let arming = Arming::new_checked(&blob).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+    Ok((KeyName { key_id: arming.key_id().0, arm_id: *arming.arm_id() }, Key::new(*arming.arm_key())))
+}
+
+fn bare_loop(args: &Bare) -> Result<String> {
+    let report = match (args.bind, &args.file, args.to) {
+        (Some(bind), Some(file), _) => {
+            let socket = bare::listen(bind).with_context(|| bind.to_string())?;
+            bare::receive(&socket, file, args.len, args.window / 4, args.sealed)?
+        }
+        (_, _, Some(to)) => {
+            let corpus = args.image.load()?.context("nothing to send")?;
+            bare::send(&corpus, to, args.datagram, args.window, args.sealed)?
+        }
+        _ => anyhow::bail!("neither --bind nor --to"),
+    };
+    Ok(serde_json::to_string_pretty(&report)?)
 }
 
 fn flood(args: &Flood) -> Result<String> {
@@ -356,6 +460,7 @@ fn verify(args: &Verify) -> Result<(String, bool)> {
         memory: args.memory,
         poisoned_every: args.poisoned_every,
         seed: args.seed,
+        corpus: args.image.load()?,
         ..ImageParams::default()
     });
     let report = verify::vmcore(&args.vmcore, &image).with_context(|| args.vmcore.display().to_string())?;
