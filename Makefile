@@ -156,8 +156,9 @@ test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug
 	@$(tests)/run-tests.py --tier debug
 
-bench: judges modules server ## dumps beside pktgen, netconsole beside the stock one, console text beside rsyslog, level 31 beside kdump over ssh (as root); build/bench/
+bench: judges modules server ## dumps beside pktgen and a bare loop, netconsole beside the stock one, console text beside rsyslog, level 31 beside kdump over ssh (as root); build/bench/
 	@$(guest)/bench.py
+	@$(guest)/bench_native.py
 	@$(guest)/bench_console.py
 	@$(lab) --rsyslog >/dev/null
 	@$(guest)/bench_logs.py
