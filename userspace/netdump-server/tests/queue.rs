@@ -117,10 +117,12 @@ impl Crowd {
                     other => panic!("{other:?}: there is room for all"),
                 },
                 Event::Described(_) => session.storage_ready(now),
-                Event::Page { pfn, data, .. } => {
-                    assert!(data[..] == client.image.page(pfn)[..], "machine {n}, page {}", pfn.0);
-                    assert!(client.pages.insert(pfn.0), "machine {n}, page {} twice", pfn.0);
-                    session.recycle(data);
+                Event::Pages(pages) => {
+                    pages.each(|pfn, bytes| {
+                        assert!(*bytes == client.image.page(pfn)[..], "machine {n}, page {}", pfn.0);
+                        assert!(client.pages.insert(pfn.0), "machine {n}, page {} twice", pfn.0);
+                    });
+                    session.recycle(pages.data);
                 }
                 Event::MemoryDone(_) => session.stored(now),
                 Event::Finished(outcome) => {

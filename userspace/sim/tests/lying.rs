@@ -200,11 +200,13 @@ impl Liar {
                 Event::Phase(phase) => self.phase = phase,
                 Event::Proved => self.session.grant_slot(self.now, Slot::Full),
                 Event::Described(_) => self.session.storage_ready(self.now),
-                Event::Page { pfn, data, .. } => {
-                    let described = self.described.iter().any(|range| range.contains(&pfn.0));
-                    assert!(described && data.len() == PAGE, "{pfn:?} was not described");
-                    assert!(self.seen.insert(pfn.0), "{pfn:?} came twice");
-                    self.session.recycle(data);
+                Event::Pages(pages) => {
+                    pages.each(|pfn, bytes| {
+                        let described = self.described.iter().any(|range| range.contains(&pfn.0));
+                        assert!(described && bytes.len() == PAGE, "{pfn:?} was not described");
+                        assert!(self.seen.insert(pfn.0), "{pfn:?} came twice");
+                    });
+                    self.session.recycle(pages.data);
                 }
                 Event::Absent { pfns, .. } => self.absent += pfns.end - pfns.start,
                 Event::KernelLog(text) => self.text += text.len(),

@@ -93,13 +93,20 @@ impl Had {
         self.chunks.len() * (size_of::<[u64; CHUNK as usize / 64]>() + 32)
     }
 
-    /// Adds a frame. Where there is no room for it, it may be handed over twice, and counts as left out the second time.
-    pub(crate) fn add(&mut self, pfn: u64) {
-        if self.chunks.len() >= MAX_CHUNKS && !self.chunks.contains_key(&(pfn / CHUNK)) {
-            return;
+    /// Adds frames. Where there is no room for them, they may be handed over twice, and count as left out the second time.
+    pub(crate) fn add(&mut self, frames: Range<u64>) {
+        let mut from = frames.start;
+        while from < frames.end {
+            // The last frame of its word, or of all.
+            let to = (from | 63).min(frames.end - 1);
+            let chunk = from / CHUNK;
+            if self.chunks.len() < MAX_CHUNKS || self.chunks.contains_key(&chunk) {
+                let words = self.chunks.entry(chunk).or_insert_with(|| Box::new([0; CHUNK as usize / 64]));
+                words[(from % CHUNK) as usize / 64] |= u64::MAX >> (63 - (to - from)) << (from % 64);
+            }
+            let Some(next) = to.checked_add(1) else { return };
+            from = next;
         }
-        let chunk = self.chunks.entry(pfn / CHUNK).or_insert_with(|| Box::new([0; CHUNK as usize / 64]));
-        chunk[(pfn % CHUNK) as usize / 64] |= 1 << (pfn % 64);
     }
 
     /// Whether it was added.
@@ -173,14 +180,20 @@ mod tests {
     #[test]
     fn bits_are_counted_across_words_and_chunks() {
         let mut had = Had::default();
-        let all = [0, 1, 63, 64, 100, CHUNK - 1, CHUNK, CHUNK + 64, 9 * CHUNK + 5, u64::MAX];
-        all.iter().for_each(|pfn| had.add(*pfn));
+        let all = [0, 1, 63, 64, 100, CHUNK - 1, CHUNK, CHUNK + 64, 9 * CHUNK + 5, u64::MAX - 1];
+        all.iter().for_each(|pfn| had.add(*pfn..pfn.saturating_add(1)));
         assert!(all.iter().all(|pfn| had.holds(*pfn)) && !had.holds(2) && !had.holds(8 * CHUNK));
         for start in [0, 1, 2, 63, 64, 65, CHUNK - 1, CHUNK, CHUNK + 1, u64::MAX - 1] {
             for end in [0, 1, 63, 64, 65, 101, CHUNK, CHUNK + 65, 20 * CHUNK, u64::MAX] {
                 let expected = all.iter().filter(|pfn| (start..end).contains(*pfn)).count() as u64;
                 assert_eq!(had.count(start..end), expected, "{start}..{end}");
             }
+        }
+        for (start, end) in [(0, 1), (3, 64), (63, 65), (10, 200), (CHUNK - 70, CHUNK + 70), (64, 128), (5, 5)] {
+            let mut had = Had::default();
+            had.add(start..end);
+            assert_eq!(had.count(0..10 * CHUNK), end - start, "{start}..{end}");
+            assert!((start..end).all(|pfn| had.holds(pfn)) && !had.holds(end));
         }
     }
 }
