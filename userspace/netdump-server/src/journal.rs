@@ -182,32 +182,13 @@ fn boot() -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::crashdir::CrashDir;
-    use netdump_core::wire::classic::Machine;
-    use netdump_core::wire::ext::{ByteOrder, PhysRange};
+    use netdump_core::wire::ext::PhysRange;
     use netdump_core::wire::PhysAddr;
-    use netdump_vmcore::PageSize;
     use proptest::prelude::*;
 
     fn info(end: u64) -> DumpInfo {
-        DumpInfo {
-            machine: Machine::X86_64,
-            byte_order: ByteOrder::Little,
-            page_size: PageSize::KIB4,
-            nr_pages: 16,
-            total_ram_pages: 16,
-            task_struct: 0,
-            page_offset: 0,
-            regs: Vec::new(),
-            crashing_cpu: None,
-            cpus_possible: 0,
-            cpus: Vec::new(),
-            vmcoreinfo: None,
-            ranges: Some(vec![PhysRange { start: PhysAddr(0x1000), end: PhysAddr(end) }]),
-            ktext: None,
-            identity: Default::default(),
-            panic: None,
-            overlays: Vec::new(),
-        }
+        let ranges = vec![PhysRange { start: PhysAddr(0x1000), end: PhysAddr(end) }];
+        DumpInfo { ranges: Some(ranges), ..crate::writer::tests::info() }
     }
 
     #[test]

@@ -335,7 +335,7 @@ fn io_error(error: WriteError) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::crashdir::CrashDir;
     use jiff::Timestamp;
@@ -346,7 +346,7 @@ mod tests {
     use nix::sys::memfd::{memfd_create, MFdFlags};
     use std::os::unix::fs::FileExt;
 
-    fn info() -> DumpInfo {
+    pub(crate) fn info() -> DumpInfo {
         DumpInfo {
             machine: Machine::X86_64,
             byte_order: ByteOrder::Little,

@@ -54,10 +54,9 @@ impl Missing {
         })
     }
 
-    /// Those of `range` are not missing any more: how many there were.
-    pub(crate) fn remove(&mut self, range: Range<u64>) -> u64 {
+    /// Those of `range` are not missing any more: which there were, ascending.
+    pub(crate) fn remove(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let parts: Vec<Range<u64>> = self.within(range).collect();
-        let mut removed = 0;
         for part in &parts {
             let Some((start, end)) = self.intervals.range(..=part.start).next_back().map(|(s, e)| (*s, *e)) else {
                 continue;
@@ -69,10 +68,9 @@ impl Missing {
             if part.end < end {
                 self.intervals.insert(part.end, end);
             }
-            removed += part.end - part.start;
+            self.frames -= part.end - part.start;
         }
-        self.frames -= removed;
-        removed
+        parts
     }
 }
 
@@ -162,18 +160,19 @@ mod tests {
     #[test]
     fn intervals_are_cut_and_counted() {
         let mut missing = Missing::new(&[10..20, 30..40, 50..51]);
+        let count = |parts: Vec<Range<u64>>| parts.iter().map(|part| part.end - part.start).sum::<u64>();
         assert_eq!(missing.frames(), 21);
         assert!(
             missing.holds(10) && missing.holds(50) && !missing.holds(20) && !missing.holds(9) && !missing.holds(51)
         );
         assert_eq!(missing.within(15..35).collect::<Vec<_>>(), [15..20, 30..35]);
         assert_eq!(missing.within(20..30).count(), 0);
-        assert_eq!(missing.remove(12..32), 10);
+        assert_eq!(count(missing.remove(12..32)), 10);
         assert_eq!(missing.within(0..100).collect::<Vec<_>>(), [10..12, 32..40, 50..51]);
-        assert_eq!(missing.remove(12..32), 0);
-        assert_eq!(missing.remove(33..34), 1);
+        assert_eq!(count(missing.remove(12..32)), 0);
+        assert_eq!(count(missing.remove(33..34)), 1);
         assert_eq!(missing.within(0..100).collect::<Vec<_>>(), [10..12, 32..33, 34..40, 50..51]);
-        assert_eq!(missing.remove(0..u64::MAX), 10);
+        assert_eq!(count(missing.remove(0..u64::MAX)), 10);
         assert_eq!(missing.frames(), 0);
     }
 

@@ -95,7 +95,8 @@ impl Memory6 {
     /// Goes on where another session stopped: it had all of these `early` pages, and these frames were accounted for.
     pub(crate) fn resume(&mut self, resumed: &Resumed) {
         for frames in &resumed.early {
-            for part in all(&self.ranges).within(frames.clone()) {
+            // All are missing yet.
+            for part in self.missing.within(frames.clone()) {
                 self.had.add(part);
             }
         }
@@ -210,18 +211,17 @@ impl Memory6 {
         let runs = runs(&cluster, &self.missing, &self.had, whole.len);
         let pages = runs.iter().map(|run| run.count).sum::<u64>();
         came.pages = runs.iter().filter(|run| run.at.is_some()).map(|run| run.count).sum();
-        let first_turn = self.turn == Turn::First;
-        let early: Vec<Range<u64>> = runs.iter().map(|run| run.first.0..run.first.0 + run.count).collect();
+        // Empty in the second turn, which is most of a dump: nothing is allocated then.
+        let early = runs.iter().filter(|_| self.turn == Turn::First);
+        let early: Vec<Range<u64>> = early.map(|run| run.first.0..run.first.0 + run.count).collect();
         if runs.is_empty() {
             self.assembly.recycle(whole.buf);
         } else {
             events.push(Event::Pages(Pages { runs, data: whole.buf }));
         }
-        if first_turn {
-            for frames in early {
-                self.had.add(frames.clone());
-                events.push(Event::Accounted { frames, early: true });
-            }
+        for frames in early {
+            self.had.add(frames.clone());
+            events.push(Event::Accounted { frames, early: true });
         }
         self.pages += pages;
         self.account(frames, pages, events);
@@ -231,8 +231,8 @@ impl Memory6 {
 
     /// All pages that come of these frames have come, `pages` of them just now.
     fn account(&mut self, frames: Range<u64>, pages: u64, events: &mut Events) -> u64 {
-        let parts: Vec<Range<u64>> = self.missing.within(frames.clone()).collect();
-        let accounted = self.missing.remove(frames);
+        let parts = self.missing.remove(frames);
+        let accounted: u64 = parts.iter().map(|part| part.end - part.start).sum();
         if self.turn == Turn::Second && accounted > 0 {
             let before: u64 = parts.iter().map(|part| self.had.count(part.clone())).sum();
             let left_out = accounted.saturating_sub(pages + before);
