@@ -10,6 +10,7 @@ from pathlib import Path
 
 import judges
 import panic_run
+import test_modules
 import truth
 from cases import Context, add
 from cases_keys import found
@@ -38,11 +39,11 @@ def clear(context: Context, nic="virtio-net-pci", cpus=2, codec="none", **more) 
     return lines
 
 
-def sealed(context: Context, nic="virtio-net-pci", codec="lz4", level=0, **more) -> list[str]:
+def sealed(context: Context, nic="virtio-net-pci", codec="lz4", level=0, extra=None, **more) -> list[str]:
     """With a key: complete and true, and neither the root key nor anything derived from it is in the vmcore."""
     machine = Machine(nic=nic)
     enrolment = Enrolment(context.directory, machine.address)
-    machine.extra = enrolment.files()
+    machine.extra = {**enrolment.files(), **(extra or {})}
     metas, hits = [], []
 
     def dumped(server: Server) -> None:
@@ -82,6 +83,18 @@ def level_31(context: Context, codec="zstd", parameters="level=31", settings=Non
     judges.check_gdb(lab, path / "vmcore", machine.cpus)
     (path / "vmcore").unlink()
     return [f"{kept} of {dump['memory_bytes'] // 4096} pages kept in {dump['memory_seconds']:.2f} s; left out: {out}"]
+
+
+def in_fpu(context: Context) -> list[str]:
+    """A panic while the kernel uses the FPU: its vector units are left alone, which the kernel's own cipher does not do."""
+    lines = sealed(
+        context, parameters="simd=on", extra={"/crash_in.ko": test_modules.build(context.lab(), "crash_in")},
+        trigger="insmod /crash_in.ko how=fpu", in_stack="do_one_initcall",
+    )  # fmt: skip
+    console = (context.directory / "console").read_text(errors="replace")
+    must("they are used" in console, "vector units are not to be used at all")
+    must("WARNING:" not in console, "the kernel warns")
+    return lines
 
 
 def wrong_key(context: Context) -> list[str]:
@@ -197,6 +210,7 @@ add("six-clear", clear, tiers=("test", "full"), all_judges=True)
 add("six-sealed", sealed, tiers=("test", "full"), all_judges=True)
 add("six-level-31", level_31, tiers=("test", "full"))
 add("six-level-31-server", level_31, parameters="", settings={"level": 31}, codec="lz4")
+add("six-in-fpu", in_fpu, tiers=("test", "full"))
 add("six-wrong-key", wrong_key)
 add("six-sealed-under-load", sealed, load=True)
 add("six-cut-first", cut, enough=in_second_turn)

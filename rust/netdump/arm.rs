@@ -5,6 +5,7 @@
 
 use super::plan::Plan;
 use super::settings::{Settings, DEFAULT_PORT};
+use super::sys::crypto::Kernel;
 use super::sys::keys;
 use super::sys::memory::MemoryMap;
 use super::sys::nic::{self, Find, Identity, NotUsable};
@@ -37,6 +38,7 @@ const REFRESH: u32 = 30_000;
 /// What arming knows.
 struct State {
     settings: Settings,
+    crypto: Kernel,
     armed: Option<Armed>,
     reason: Option<NotArmed>,
 }
@@ -83,8 +85,8 @@ impl From<NoRoute> for NotArmed {
 }
 
 /// Begins to arm, and goes on until [`stop`]. If all is there already it is armed when this returns.
-pub fn start(settings: Settings) {
-    STATE.with(|state| *state = Some(State { settings, armed: None, reason: None }));
+pub fn start(settings: Settings, crypto: Kernel) {
+    STATE.with(|state| *state = Some(State { settings, crypto, armed: None, reason: None }));
     params::set_status(Some(show_status));
     WORK.start(run);
     run();
@@ -176,7 +178,7 @@ impl State {
         }
         let mut ranges = KVec::new();
         ranges.extend_from_slice(memory.ranges(), GFP_KERNEL).map_err(|_| NotArmed::NoMemory)?;
-        let plan = Plan::new(self.settings, route.ifindex, device.mtu, path)?;
+        let plan = Plan::new(self.settings, self.crypto, route.ifindex, device.mtu, path)?;
         // The old plan holds the old device; it goes only when the new one is in place.
         drop(PLAN.replace(Some(plan)));
         self.armed = Some(Armed { ifindex: route.ifindex, device, path, next_hop: route.next_hop, memory: ranges });

@@ -148,6 +148,7 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr, stack: PhysRange) -> Optio
     plan.nic.donate();
 
     let mut clock = Clock::start();
+    let crypto = plan.crypto.in_panic();
     let engine = ENGINE.take()?;
     let key = keys::arm_key();
     // What is derived from the keys lies in the engine, and what computes with them leaves traces on this stack.
@@ -185,9 +186,9 @@ fn dump(plan: &mut Plan, regs: &Regs, message: &CStr, stack: PhysRange) -> Optio
         },
         six,
         Time(clock.now()),
-        &Kernel,
+        &crypto,
     );
-    let end = serve(plan, engine, &mut clock);
+    let end = serve(plan, engine, crypto, &mut clock);
     plan.nic.give_back();
     drop(context);
     summary(plan, engine, clock.now());
@@ -230,10 +231,10 @@ fn report(plan: &mut Plan) {
 }
 
 /// Answers the server until the engine says that it is over.
-fn serve(plan: &mut Plan, engine: &mut Client, clock: &mut Clock) -> End {
+fn serve(plan: &mut Plan, engine: &mut Client, crypto: Kernel, clock: &mut Clock) -> End {
     let Plan { nic, path, headers, offload, memory, regs, notes, log, changed, frozen, frame, foreign, .. } = plan;
     let Plan { struct_pages, early, compressors, hidden, .. } = plan;
-    let mut link = Link { path, headers, offload: *offload, ident: 0, foreign, answer: None };
+    let mut link = Link { path, headers, crypto, offload: *offload, ident: 0, foreign, answer: None };
     let noted = changed.pages();
     let mut target = Machinery {
         memory,
@@ -321,6 +322,7 @@ fn drain(nic: &mut Nic, clock: &mut Clock) {
 struct Link<'a> {
     path: &'a Path,
     headers: &'a UdpHeaders,
+    crypto: Kernel,
     offload: bool,
     ident: u16,
     /// Datagrams to our port from somebody else than the server.
@@ -346,7 +348,7 @@ impl Link<'_> {
                     return;
                 }
                 if udp.src == self.path.peer {
-                    engine.handle(now, udp.payload, &Kernel);
+                    engine.handle(now, udp.payload, &self.crypto);
                 } else {
                     *self.foreign = self.foreign.saturating_add(1);
                 }
@@ -386,7 +388,7 @@ impl Link<'_> {
             }
         }
         let payload = frame.get_mut(self.path.headers_len()..)?;
-        let payload_len = engine.transmit(now, target, &Kernel, payload)?;
+        let payload_len = engine.transmit(now, target, &self.crypto, payload)?;
         self.ident = self.ident.wrapping_add(1);
         let fill = if self.offload { Fill::Offload } else { Fill::Full };
         let emitted = self.headers.emit(frame, payload_len, self.ident, fill)?;

@@ -48,6 +48,7 @@ impl kernel::Module for Netdump {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let cookie = params::take_cookie();
         let settings = settings::Settings::from_parameters()?;
+        let crypto = sys::crypto::Kernel::choose(settings.simd)?;
         let keys = Keys::new(cookie)?;
         if cookie == 0 && !settings.disabled {
             pr_notice!("no cookie yet: until a key comes through /dev/netdump, anybody who can send from the server's address can have this machine's memory\n");
@@ -58,7 +59,7 @@ impl kernel::Module for Netdump {
         if sys::system::kdump_loaded() {
             pr_notice!("a kdump image is loaded: unless crash_kexec_post_notifiers=Y, kdump comes first and netdump is not asked\n");
         }
-        arm::start(settings);
+        arm::start(settings, crypto);
         // Building one fails only for lack of memory; what is built already is taken back.
         let interposed = Interposed::install(fire::before_stop, fire::after_stop).inspect_err(|_| arm::stop())?;
         let notifiers = Notifiers::register(fire::on_panic, arm::on_change).inspect_err(|_| arm::stop())?;

@@ -4,7 +4,7 @@
 
 use super::settings::Settings;
 use super::sys::compress::Compressors;
-use super::sys::crypto;
+use super::sys::crypto::{self, Kernel};
 use super::sys::keys::Hidden;
 use super::sys::memmap::{Early, StructPages};
 use super::sys::memory::{self, Layout, MemoryMap, OnlineCpus};
@@ -30,6 +30,8 @@ const MAX_MTU: u32 = 9000;
 /// What the panic path reads and writes; one exists while the module is armed.
 pub struct Plan {
     pub settings: Settings,
+    /// The cipher, as it is fastest here.
+    pub crypto: Kernel,
     pub nic: Nic,
     pub path: Path,
     pub headers: UdpHeaders,
@@ -86,16 +88,22 @@ impl Text {
 
 impl Plan {
     /// Makes the plan for device `ifindex` and the given path. Process context; sleeps.
-    pub fn new(settings: Settings, ifindex: i32, mtu: u32, path: Path) -> Result<KBox<Self>, NotUsable> {
+    pub fn new(
+        settings: Settings,
+        crypto: Kernel,
+        ifindex: i32,
+        mtu: u32,
+        path: Path,
+    ) -> Result<KBox<Self>, NotUsable> {
         let mtu = mtu.min(MAX_MTU) as usize;
         let headers = path.headers_len().saturating_sub(frame::ETH_HEADER_LEN);
         // A device for shorter packets than version 6 needs is one for the classic dialect.
         let longest = mtu.saturating_sub(headers).clamp(MIN_MAX_DATAGRAM.into(), MAX_MAX_DATAGRAM.into());
         let nic = Nic::arm(ifindex, FRAME_LEN.max(MAX_HEADERS_LEN.saturating_add(longest)))?;
-        Self::with(settings, nic, longest as u16, path).map_err(|_| NotUsable::NoMemory)
+        Self::with(settings, crypto, nic, longest as u16, path).map_err(|_| NotUsable::NoMemory)
     }
 
-    fn with(settings: Settings, nic: Nic, max_datagram: u16, path: Path) -> Result<KBox<Self>> {
+    fn with(settings: Settings, crypto: Kernel, nic: Nic, max_datagram: u16, path: Path) -> Result<KBox<Self>> {
         let mut seed = [0; 32];
         crypto::random(&mut seed);
         let memory = MemoryMap::read()?.with_window();
@@ -108,6 +116,7 @@ impl Plan {
         Ok(KBox::new(
             Self {
                 settings,
+                crypto,
                 nic,
                 path,
                 headers: UdpHeaders::new(path),

@@ -3,6 +3,7 @@
 //! The module's parameters, checked.
 
 use super::engine::client::Dialects;
+use super::sys::crypto::Simd;
 use super::sys::params;
 use super::wire::target::{Target, TargetError};
 use super::wire::v6::Level;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub level: Level,
     /// What is offered to the server where no key is loaded.
     pub dialects: Dialects,
+    /// What the cipher is computed with.
+    pub simd: Simd,
 }
 
 impl Settings {
@@ -80,6 +83,15 @@ impl Settings {
                 return Err(EINVAL);
             }
         };
+        let simd = match given.simd.trim_end() {
+            "auto" => Simd::Auto,
+            "on" => Simd::On,
+            "off" => Simd::Off,
+            other => {
+                pr_err!("simd={other}: neither 'auto' nor 'on' nor 'off'\n");
+                return Err(EINVAL);
+            }
+        };
         let nanoseconds = |seconds: u32| u64::from(seconds).saturating_mul(NANOSECONDS);
         Ok(Self {
             target,
@@ -91,6 +103,7 @@ impl Settings {
             queue_timeout: nanoseconds(given.queue_timeout),
             level,
             dialects,
+            simd,
         })
     }
 }

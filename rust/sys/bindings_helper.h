@@ -73,10 +73,13 @@
 #include <net/netdev_rx_queue.h>
 #include <net/netevent.h>
 #include <net/route.h>
+#include <crypto/chacha.h>
 #include <crypto/chacha20poly1305.h>
+#include <crypto/poly1305.h>
 #include <crypto/sha2.h>
 #include <asm/apic.h>
 #include <asm/archrandom.h>
+#include <asm/fpu/api.h>
 #include <asm/fsgsbase.h>
 #include <asm/irq_stack.h>
 #include <asm/kexec.h>
@@ -281,6 +284,7 @@ extern unsigned int nd_param_total_timeout;
 extern unsigned int nd_param_queue_timeout;
 extern unsigned int nd_param_level;
 extern char nd_param_protocol[16];
+extern char nd_param_simd[16];
 int nd_status_get(char *buffer, const struct kernel_param *kp);
 ssize_t nd_key_write(struct file *file, const char __user *from, size_t len, loff_t *offset);
 int nd_key_device_register(void);

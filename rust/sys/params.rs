@@ -29,6 +29,8 @@ pub struct Parameters {
     pub level: u32,
     /// `protocol=`, without a check.
     pub protocol: &'static str,
+    /// `simd=`, without a check.
+    pub simd: &'static str,
 }
 
 /// Reads the parameters. None if a string is not UTF-8.
@@ -40,6 +42,7 @@ pub fn get() -> Option<Parameters> {
         let netdump = &raw const bindings::nd_param_netdump;
         let reboot = &raw const bindings::nd_param_reboot;
         let protocol = &raw const bindings::nd_param_protocol;
+        let simd = &raw const bindings::nd_param_simd;
         Some(Parameters {
             netdump: text(&*netdump)?,
             disable: bindings::nd_param_disable,
@@ -50,6 +53,7 @@ pub fn get() -> Option<Parameters> {
             queue_timeout: bindings::nd_param_queue_timeout,
             level: bindings::nd_param_level,
             protocol: text(&*protocol)?,
+            simd: text(&*simd)?,
         })
     }
 }

@@ -41,6 +41,10 @@ char nd_param_protocol[16] = "auto";
 module_param_string(protocol, nd_param_protocol, sizeof(nd_param_protocol), 0444);
 MODULE_PARM_DESC(protocol, "auto (version 6, and the classic one where no key is loaded), 6 or classic (default auto)");
 
+char nd_param_simd[16] = "auto";
+module_param_string(simd, nd_param_simd, sizeof(nd_param_simd), 0444);
+MODULE_PARM_DESC(simd, "the CPU's vector units for the cipher: auto (if they are faster, as measured when loaded), on or off (default auto); off in any case where the kernel was using them");
+
 bool nd_param_disable;
 module_param_named(disable, nd_param_disable, bool, 0444);
 MODULE_PARM_DESC(disable, "load, but never arm (netdump.disable=1 on the kernel command line)");

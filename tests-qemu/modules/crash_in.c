@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * insmod crash_in.ko how=softirq|tasklet|hardirq|task: an oops in that context; the load itself succeeds or never ends.
+ * how=fpu: a panic where the kernel uses the FPU.
  * how=timers: no oops, but from now on the first CPU has its own timers' lock most of the time, for an NMI to come upon.
  */
 #include <linux/interrupt.h>
@@ -8,10 +9,11 @@
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/timer.h>
+#include <asm/fpu/api.h>
 
 static char *how = "softirq";
 module_param(how, charp, 0);
-MODULE_PARM_DESC(how, "softirq (a timer), tasklet, hardirq, task or timers");
+MODULE_PARM_DESC(how, "softirq (a timer), tasklet, hardirq, task, fpu or timers");
 
 static int *volatile nowhere;
 
@@ -54,6 +56,12 @@ static int set_timers(void *unused)
 	return 0;
 }
 
+static noinline void crash_in_fpu(void)
+{
+	kernel_fpu_begin();
+	panic("crash_in: the kernel uses the FPU");
+}
+
 static int __init start_timers(void)
 {
 	struct task_struct *task = kthread_create(set_timers, NULL, "crash_in");
@@ -75,6 +83,8 @@ static int __init crash_in_init(void)
 		irq_work_queue(&work);
 	else if (!strcmp(how, "task"))
 		crash_here();
+	else if (!strcmp(how, "fpu"))
+		crash_in_fpu();
 	else if (!strcmp(how, "timers"))
 		return start_timers();
 	else
