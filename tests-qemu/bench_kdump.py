@@ -55,7 +55,7 @@ FLAVOUR = "cloud-amd64"
 PORT = 2222
 # Without what makedumpfile gets wrong on this kernel: the memory of processes.
 LEVEL, SOUND_LEVEL = 31, 23
-CODECS = ("lz4", "zstd")
+CODECS = ("auto", "lz4", "zstd")
 # Ours / kdump, and ours / makedumpfile, at most.
 MOST_TIME, MOST_WIRE = 0.2, 1.05
 # A guest is idle so many seconds before the trigger.
@@ -296,8 +296,8 @@ class Bench:
         ours: dict[str, list[dict]] = {codec: [] for codec in CODECS}
         other: list[dict] = []
         for number in range(1, self.arguments.rounds + 1):
-            # kdump's turn is between two of ours.
-            for what in (CODECS[0], "kdump", CODECS[1]):
+            # kdump's turn is between two of ours; the first is as the server does it by itself.
+            for what in (CODECS[0], "kdump", *CODECS[1:]):
                 directory = self.home / f"{number:02}-{what}"
                 row = self.kdump(directory) if what == "kdump" else self.netdump(directory, what)
                 (other if what == "kdump" else ours[what]).append(row)

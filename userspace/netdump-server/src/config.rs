@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use netdump_core::wire::v6::{Codec, Level, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM};
+use netdump_session::v6::Encoding;
 use netdump_session::MIN_WINDOW;
 
 use crate::allow::AllowList;
@@ -70,7 +71,7 @@ pub struct Settings {
     /// What clients leave out beside what they leave out by themselves. Version 6.
     pub level: Level,
     /// How clients compress memory on its way. Version 6.
-    pub codec: Codec,
+    pub codec: Encoding,
     /// The longest datagram that clients send, bytes of UDP payload; they may have to send shorter ones. Version 6.
     pub max_datagram: u16,
     /// Command that is run on each finished vmcore (its path is appended); empty is none.
@@ -125,7 +126,7 @@ impl Default for Settings {
             format: Format::Elf,
             skip_zero: true,
             level: Level::ALL,
-            codec: Codec::Lz4,
+            codec: Encoding::Best,
             max_datagram: 1416,
             compress: String::new(),
             rcvbuf: 32 << 20,
@@ -283,7 +284,7 @@ pub const KEYS: &[Key] = &[
     key!("level", Kind::Value("0-31"), Yes,
         |s, v| put(&mut s.level, level(v)), |s| s.level.number().to_string(),
         "What clients of version 6 leave out, as makedumpfile -d; they may leave out more"),
-    key!("codec", Kind::Value("none|lz4|zstd"), Yes,
+    key!("codec", Kind::Value("auto|none|lz4|zstd"), Yes,
         |s, v| put(&mut s.codec, codec(v)), |s| codec_name(s.codec).into(),
         "How clients of version 6 compress memory on its way"),
     key!("max_datagram", Kind::Value("BYTES"), Yes,
@@ -538,20 +539,22 @@ fn level(text: &str) -> Result<Level, String> {
     number.ok_or_else(|| format!("`{text}` is not a number from 0 to 31"))
 }
 
-fn codec(text: &str) -> Result<Codec, String> {
+fn codec(text: &str) -> Result<Encoding, String> {
     match text {
-        "none" => Ok(Codec::Raw),
-        "lz4" => Ok(Codec::Lz4),
-        "zstd" => Ok(Codec::Zstd),
-        _ => Err(format!("`{text}` is not none, lz4 or zstd")),
+        "auto" => Ok(Encoding::Best),
+        "none" => Ok(Encoding::Fixed(Codec::Raw)),
+        "lz4" => Ok(Encoding::Fixed(Codec::Lz4)),
+        "zstd" => Ok(Encoding::Fixed(Codec::Zstd)),
+        _ => Err(format!("`{text}` is not auto, none, lz4 or zstd")),
     }
 }
 
-fn codec_name(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Raw => "none",
-        Codec::Lz4 => "lz4",
-        Codec::Zstd => "zstd",
+fn codec_name(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Best => "auto",
+        Encoding::Fixed(Codec::Raw) => "none",
+        Encoding::Fixed(Codec::Lz4) => "lz4",
+        Encoding::Fixed(Codec::Zstd) => "zstd",
     }
 }
 

@@ -3,6 +3,7 @@
 //! and [`Event`]s come out.
 
 mod assemble;
+mod codecs;
 mod coverage;
 mod item;
 mod listing;
@@ -35,6 +36,8 @@ use crate::params::{EndWith, Grant};
 use crate::phases::{MAX_LOG, MAX_NOTES, MAX_VOLATILE};
 use crate::session::Files;
 use crate::tools::Events;
+use codecs::Codecs;
+pub use codecs::Encoding;
 use item::{Fetch, Fetched};
 use listing::Listing;
 use memory::{Memory6, GRANT_INTERVAL};
@@ -57,7 +60,7 @@ pub struct Params6 {
     /// What is left out, beside what the client leaves out by itself.
     pub level: Level,
     /// The codec that is wished for.
-    pub codec: Codec,
+    pub codec: Encoding,
     /// Selected pages in a cluster.
     pub cluster_pages: u8,
     /// The longest datagram that the client is to send.
@@ -84,7 +87,7 @@ impl Default for Params6 {
     fn default() -> Self {
         Params6 {
             level: Level::ALL,
-            codec: Codec::Raw,
+            codec: Encoding::Fixed(Codec::Raw),
             cluster_pages: 16,
             max_datagram: 1416,
             max_window: 4096,
@@ -124,7 +127,7 @@ pub struct Session6 {
     last_ack: Option<Instant>,
     channel: Channel<128>,
     authenticated: bool,
-    codecs: u32,
+    codecs: Codecs,
     phase: Phase,
     task: Task,
     events: Events,
@@ -201,7 +204,7 @@ impl Session6 {
             last_ack: None,
             channel: Channel::new(Role::Server, keys, ours, parsed.session),
             authenticated: key.is_some(),
-            codecs: parsed.codecs,
+            codecs: Codecs::new(params.codec, parsed.codecs | Codec::Raw.bit()),
             phase: Phase::Probe,
             task: Task::Idle,
             events: Events::default(),
@@ -526,6 +529,10 @@ impl Session6 {
         let came = memory.on_piece(now, counter, piece, &mut self.events);
         self.counters.duplicate_chunks += u64::from(came.useless);
         self.counters.conflicts += u64::from(came.broken);
+        let settle = self.rate.rtt().unwrap_or_default() * 2 + GRANT_INTERVAL;
+        if self.codecs.came(now, came.pages, piece.data.len(), settle) {
+            self.grant_due = now;
+        }
         self.pages_per_datagram += (came.pages as f64 - self.pages_per_datagram) / 64.0;
         self.note_arrival(now);
         self.check_memory(now);
@@ -882,10 +889,9 @@ impl Session6 {
                 self.asked.pop_front();
             }
         }
-        let codec = if self.codecs & self.params.codec.bit() != 0 { self.params.codec } else { Codec::Raw };
         let mut grant = GrantBody::EMPTY;
         (grant.serial, grant.credit, grant.answer) = (self.serial, self.credit, answer);
-        (grant.level, grant.codec, grant.pages) = (self.params.level, codec, self.params.cluster_pages);
+        (grant.level, grant.codec, grant.pages) = (self.params.level, self.codecs.current(), self.params.cluster_pages);
         self.send(kind::GRANT, buf, |body| grant.emit(segments, body))
     }
 
