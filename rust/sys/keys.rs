@@ -7,7 +7,7 @@
 //! written; which counts changes in one store, so that a panic at any moment finds the old or the new.
 
 use super::bindings;
-use super::volatile::{Changed, PhysRange, PAGE_SIZE};
+use super::volatile::{pages_of, Changed, PhysRange, PAGE_SIZE};
 use super::work::Shared;
 use crate::wire::arm::{Arming, KeyId, MAX_LEN, WIPE};
 use crate::wire::v6::handshake::KeyName;
@@ -159,11 +159,7 @@ impl Hidden {
 
     /// Hides an object at any mapped kernel address. False if not all of it can be. Panic path.
     pub fn hide<T>(&mut self, place: *const T) -> bool {
-        let first = place as usize & !(PAGE_SIZE as usize - 1);
-        let end = (place as usize).saturating_add(size_of::<T>());
-        (first..end)
-            .step_by(PAGE_SIZE as usize)
-            .all(|page| PhysRange::of_page(page).is_some_and(|range| self.hide_range(range)))
+        pages_of(place as usize, size_of::<T>()).all(|page| page.is_some_and(|range| self.hide_range(range)))
     }
 
     /// Hides a range. False if not all of it can be. Panic path.

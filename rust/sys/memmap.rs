@@ -6,7 +6,7 @@ use super::bindings;
 use super::memory;
 use super::stop_cpus;
 use super::system;
-use super::volatile::{Changed, PhysRange, PAGE_SIZE};
+use super::volatile::{pages_of, Changed, PhysRange, PAGE_SIZE};
 use crate::pages::{Frames, Layout, Memmap, Page, PAGE_STRUCT_LEN};
 use core::mem::offset_of;
 use kernel::prelude::*;
@@ -86,6 +86,8 @@ impl Memmap for StructPages {
 const IMAGE_PARTS: usize = 3;
 /// Pages of this module.
 const MAX_OWN_PAGES: usize = 512;
+/// Pages that a `struct module` may lie in.
+const MODULE_PAGES: usize = size_of::<bindings::module>() / PAGE_SIZE as usize + 2;
 /// So many modules are followed.
 const MAX_MODULES: usize = 512;
 /// The stacks of so many CPUs are looked for: putting them in order takes its time.
@@ -155,23 +157,12 @@ impl Early {
         // SAFETY: The list's entry is a field of this module, whose memory does not change any more.
         let parts = unsafe { &(*((own - list) as *const bindings::module)).mem };
         for part in parts {
-            for page in (0..part.size as usize).step_by(PAGE_SIZE as usize).take(MAX_OWN_PAGES) {
-                if let Some(page) = PhysRange::of_page((part.base as usize).saturating_add(page)) {
-                    self.add(page.start, page.end);
-                }
-            }
+            self.add_object(part.base as usize, part.size as usize, MAX_OWN_PAGES);
         }
         let mut at = own;
         for _ in 0..MAX_MODULES {
-            let module = at.wrapping_sub(list);
-            let first = module & !(PAGE_SIZE as usize - 1);
-            let end = module.saturating_add(size_of::<bindings::module>());
-            for page in (first..end).step_by(PAGE_SIZE as usize) {
-                // The list's head is no module, but lies in memory all the same.
-                if let Some(page) = PhysRange::of_page(page) {
-                    self.add(page.start, page.end);
-                }
-            }
+            // The list's head is no module, but lies in memory all the same.
+            self.add_object(at.wrapping_sub(list), size_of::<bindings::module>(), MODULE_PAGES);
             let mut next = 0usize;
             // SAFETY: Writes one word of ours; what cannot be read is survived.
             let failed = unsafe {
@@ -194,10 +185,13 @@ impl Early {
             }
             ((*task).stack as usize, bindings::nd_thread_size() as usize)
         };
-        for page in (0..len).step_by(PAGE_SIZE as usize).take(STACK_PAGES) {
-            if let Some(page) = PhysRange::of_page(start.saturating_add(page)) {
-                self.add(page.start, page.end);
-            }
+        self.add_object(start, len, STACK_PAGES);
+    }
+
+    /// Adds the first pages of an object at a mapped address.
+    fn add_object(&mut self, addr: usize, len: usize, most: usize) {
+        for page in pages_of(addr, len).take(most).flatten() {
+            self.add(page.start, page.end);
         }
     }
 

@@ -60,6 +60,12 @@ impl PhysRange {
     }
 }
 
+/// The pages that hold `len` bytes at a mapped kernel address of any kind; None for those that are not mapped. Panic path.
+pub(super) fn pages_of(addr: usize, len: usize) -> impl Iterator<Item = Option<PhysRange>> {
+    let first = addr & !(PAGE_SIZE as usize - 1);
+    (first..addr.saturating_add(len)).step_by(PAGE_SIZE as usize).map(PhysRange::of_page)
+}
+
 /// Most single pages that are remembered: the report must stay small, and so must what a flood can fill.
 const MAX_PAGES: usize = 2048;
 const SLOTS: usize = MAX_PAGES * 2;
@@ -107,12 +113,8 @@ impl Changed {
 
     /// Adds the pages of an object at any mapped kernel address. Panic path.
     pub(super) fn object(&mut self, addr: *const c_void, len: usize, label: Label) {
-        let first = addr as usize & !(PAGE_SIZE as usize - 1);
-        let end = (addr as usize).saturating_add(len);
-        for page in (first..end).step_by(PAGE_SIZE as usize) {
-            if let Some(range) = PhysRange::of_page(page) {
-                self.page(range.start, label);
-            }
+        for page in pages_of(addr as usize, len).flatten() {
+            self.page(page.start, label);
         }
     }
 
@@ -129,23 +131,26 @@ impl Changed {
     /// Adds one page by its physical address. Panic path; a page that is there already costs one look.
     pub fn page(&mut self, paddr: u64, label: Label) {
         let start = paddr & !(PAGE_SIZE - 1);
+        let Err(free) = self.find(start) else { return };
         let label = self.label(label);
-        let mut at = Self::slot(start);
+        if self.pages.push_within_capacity(start | label).is_err() {
+            self.overflow = self.overflow.saturating_add(1);
+        } else if let Some(slot) = self.slots.get_mut(free) {
+            *slot = self.pages.len() as u16;
+        }
+    }
+
+    /// Which of the pages begins there, or the slot that is free for it.
+    fn find(&self, start: u64) -> core::result::Result<usize, usize> {
+        let mut at = ((start / PAGE_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS;
         for _ in 0..SLOTS {
-            let Some(slot) = self.slots.get_mut(at) else { return };
-            if *slot == 0 {
-                if self.pages.push_within_capacity(start | label).is_err() {
-                    self.overflow = self.overflow.saturating_add(1);
-                    return;
-                }
-                *slot = self.pages.len() as u16;
-                return;
-            }
-            if self.pages.get(usize::from(*slot) - 1).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
-                return;
+            let Some(index) = self.slots.get(at).and_then(|slot| usize::from(*slot).checked_sub(1)) else { break };
+            if self.pages.get(index).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
+                return Ok(index);
             }
             at = (at + 1) % SLOTS;
         }
+        Err(at)
     }
 
     fn label(&mut self, label: Label) -> u64 {
@@ -159,27 +164,12 @@ impl Changed {
 
     /// Whether a page was noted when there were `since` ([`Self::pages`]) already. Panic path; costs one look.
     pub fn noted_since(&self, pfn: u64, since: usize) -> bool {
-        let start = pfn.wrapping_mul(PAGE_SIZE);
-        let mut at = Self::slot(start);
-        for _ in 0..SLOTS {
-            let Some(index) = self.slots.get(at).and_then(|slot| usize::from(*slot).checked_sub(1)) else {
-                return false;
-            };
-            if self.pages.get(index).is_some_and(|page| page & !(PAGE_SIZE - 1) == start) {
-                return index >= since;
-            }
-            at = (at + 1) % SLOTS;
-        }
-        false
+        self.find(pfn.wrapping_mul(PAGE_SIZE)).is_ok_and(|index| index >= since)
     }
 
     /// How many single pages there are now.
     pub fn pages(&self) -> usize {
         self.pages.len()
-    }
-
-    fn slot(start: u64) -> usize {
-        ((start / PAGE_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS
     }
 
     /// How many entries there are now.
