@@ -4,7 +4,9 @@
 
 In each run of a guest pktgen (clone_skb 0) sends frames of the size that the dump will use to the server's port, then the
 guest panics and is dumped. The server counts both with the same counter (datagrams_received of its status file), so that
-what it and the host cannot take is missing from both. The kinds of dumps alternate, figures are medians over the rounds.
+what it and the host cannot take is missing from both. After that pktgen does what a dump cannot: it sends each buffer a
+thousand times (clone_skb 1000), 64 at once (burst 64); how near dumps of whole bytes of memory come to that is a row of its own.
+The kinds of dumps alternate, figures are medians over the rounds.
 Results: build/bench/dump.json, an object of rows with ours, other, ratio, unit.
 """
 
@@ -57,7 +59,12 @@ KINDS = [
     Kind("lz4", 1416, 1376, settings={"secure": 0, "codec": "lz4"}),
     Kind("zstd", 1416, 1376, settings={"secure": 0, "codec": "zstd"}),
     Kind("sealed_lz4", 1416, 1360, keyed=True, settings={"codec": "lz4"}),
+    # With vector units for the cipher whether or not they are faster, and without, as where the panic finds them in use.
+    Kind("simd", 1416, 1360, keyed=True, parameters="simd=on", settings={"codec": "none"}),
+    Kind("no_fpu", 1416, 1360, keyed=True, parameters="simd=off", settings={"codec": "none"}),
 ]
+# What pktgen does: each frame a new buffer, or as fast as it can.
+SINGLE, BURSTS = ("clone_skb 0", "burst 1"), ("clone_skb 1000", "burst 64")
 
 
 class Counter(threading.Thread):
@@ -90,10 +97,10 @@ class Counter(threading.Thread):
         return sum(n for _, n, _ in inner) / sum(t for t, _, _ in inner), sum(d for _, _, d in inner)
 
 
-def pktgen(guest: Guest, count: int, size: int, gateway: str) -> None:
-    """Sends `count` frames of a size from one CPU, each a new buffer."""
+def pktgen(guest: Guest, count: int, size: int, gateway: str, how: tuple[str, ...]) -> None:
+    """Sends `count` frames of a size from one CPU."""
     guest.run("echo add_device eth0 >/proc/net/pktgen/kpktgend_0")
-    for word in (f"count {count}", "clone_skb 0", f"pkt_size {size}", "delay 0", f"dst {HOST_ADDRESS}", f"dst_mac {gateway}",
+    for word in (f"count {count}", *how, f"pkt_size {size}", "delay 0", f"dst {HOST_ADDRESS}", f"dst_mac {gateway}",
                  "udp_src_min 6666", "udp_src_max 6666", "udp_dst_min 6666", "udp_dst_max 6666"):  # fmt: skip
         guest.run(f"echo {word} >/proc/net/pktgen/eth0")
     guest.run("echo start >/proc/net/pktgen/pgctrl", 300)
@@ -119,9 +126,15 @@ def measure(found, machine: Machine, directory: Path, kind: Kind, frames: int) -
         gateway = guest.run(f"ping -c 1 {HOST_ADDRESS} >/dev/null; arp -n | awk '/{HOST_ADDRESS}/ {{print $4}}'").strip()
         counter = Counter(status)
         counter.start()
-        pktgen(guest, frames, kind.payload + HEADERS, gateway)
+        pktgen(guest, frames, kind.payload + HEADERS, gateway, SINGLE)
         time.sleep(3)
         other, other_drops = counter.rate(0)
+        bursts = 0.0
+        if kind.name == "clear":
+            first = len(counter.samples)
+            pktgen(guest, 2 * frames, kind.payload + HEADERS, gateway, BURSTS)
+            time.sleep(3)
+            bursts, _ = counter.rate(first)
         first = len(counter.samples)
         guest.send(panic_run.PANIC)
         path, meta = server.wait_dump(panic_run.dump_seconds(machine), guest=guest)
@@ -133,8 +146,8 @@ def measure(found, machine: Machine, directory: Path, kind: Kind, frames: int) -
         (path / "vmcore").unlink()
     dump = meta["dump"]
     return {
-        "frames": ours, "pktgen": other, "memory": dump["bytes_per_second"] / 1e6, "seconds": dump["memory_seconds"],
-        "drops": [ours_drops, other_drops], "again": dump["datagrams"]["retransmissions"],
+        "frames": ours, "pktgen": other, "bursts": bursts * kind.memory / 1e6, "memory": dump["bytes_per_second"] / 1e6,
+        "seconds": dump["memory_seconds"], "drops": [ours_drops, other_drops], "again": dump["datagrams"]["retransmissions"],
     }  # fmt: skip
 
 
@@ -157,11 +170,15 @@ def rows_of(device: str, runs: dict[str, list[dict]]) -> dict:
         if name in ("classic", "clear"):
             key = f"dump_vs_pktgen_{device}" if name == "clear" else f"classic_vs_pktgen_{device}"
             rows[key] = row(middle(name, "frames"), middle(name, "pktgen"), "frames/s", payload=kind.payload, again=again, dropped=drops)
+        if name == "clear":
+            rows[f"dump_vs_pktgen_bursts_{device}"] = row(middle(name, "memory"), middle(name, "bursts"), "MB/s", dropped=drops)
         if name != "classic" and "classic" in runs:
             key = f"v6_vs_classic_{device}" if name == "clear" else f"v6_{name}_vs_classic_{device}"
             rows[key] = row(middle(name, "memory"), middle("classic", "memory"), "MB/s", seconds=[r["seconds"] for r in runs[name]])
         if name not in ("classic", "clear") and "clear" in runs:
             rows[f"{name}_vs_clear_{device}"] = row(middle(name, "memory"), middle("clear", "memory"), "MB/s")
+    if "simd" in runs and "no_fpu" in runs:
+        rows[f"no_fpu_vs_simd_{device}"] = row(middle("no_fpu", "memory"), middle("simd", "memory"), "MB/s")
     return rows
 
 
