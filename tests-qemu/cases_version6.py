@@ -32,11 +32,19 @@ def clear(context: Context, nic="virtio-net-pci", cpus=2, codec="none", **more) 
     metas = []
     settings = {"secure": 0, "codec": codec}
     lines = panic_run.panic_run(
-        context.lab(), Machine(nic=nic, cpus=cpus), context.directory, magic=False, settings=settings,
+        context.lab(), Machine(nic=nic, cpus=cpus), context.directory, magic=False, settings=settings, parameters="tags=rack=b12,role=db",
         dumped=lambda server: metas.append(server.meta()[1]), **more,
     )  # fmt: skip
     spoken(metas[0], sealed=False)
+    identity = metas[0]["identity"]
+    wanted = {"rack": "b12", "role": "db", "nic": "eth0", "nic-driver": DRIVERS.get(nic, nic), "dmi-vendor": "QEMU"}
+    wrong = {key: identity.get(key) for key, value in wanted.items() if identity.get(key) != value}
+    must(not wrong and "dmi-uuid" in identity and re.fullmatch("[0-9a-f]{40}", identity.get("build-id", "")), f"identity is {identity}")
     return lines
+
+
+# What the kernel calls them.
+DRIVERS = {"virtio-net-pci": "virtio_net"}
 
 
 def sealed(context: Context, nic="virtio-net-pci", codec="lz4", level=0, extra=None, **more) -> list[str]:

@@ -92,8 +92,19 @@ SYSLOGADDR=crashhost||syslog=@/,@192.0.2.1/
 SYSLOGADDR=crashhost SYSLOGPORT=515 SYSLOGMACADDR=02:00:00:00:00:03 SYSLOGFORMAT=rfc5424 LOCALPORT=516||syslog=516@/,515@192.0.2.1/02:00:00:00:00:03 syslog_format=rfc5424
 NETDUMPADDR=crashhost NETLOGADDR=192.0.2.2 SYSLOGADDR=192.0.2.3|netdump=@/,@192.0.2.1/ level=31|netlog=@/,@192.0.2.2/ syslog=@/,@192.0.2.3/
 NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=0 DUMPPROTOCOL=6 QUEUETIMEOUT=40|netdump=@/,@192.0.2.1/ queue_timeout=40 protocol=6 level=0|
+NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPTAGS=rack=b12|netdump=@/,@192.0.2.1/ level=31 tags=rack=b12|
 NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=|netdump=@/,@192.0.2.1/|
 END
+}
+
+@test "a dump says which machine it is of, and what else is wished" {
+    mkdir -p "$NETDUMP_ROOT/proc/sys/kernel/random"
+    echo 0a1b2c >"$NETDUMP_ROOT/etc/machine-id"
+    echo 11-22 >"$NETDUMP_ROOT/proc/sys/kernel/random/boot_id"
+    settings NETDUMPADDR=crashhost NETLOGADDR=NONE 'DUMPTAGS="rack=b12 role=db"'
+    run "$script" start
+    [ "$status" = 0 ]
+    called "modprobe netdump netdump=@/,@192.0.2.1/ level=31 tags=machine-id=0a1b2c,boot-id=11-22,rack=b12,role=db"
 }
 
 @test "several servers: dumps go to the first that is there, text to all" {
@@ -115,7 +126,7 @@ END
 
 @test "wrong values are named, each, and nothing is loaded" {
     for bad in LOCALPORT=0 LOCALPORT=x NETDUMPPORT=65536 NETLOGPORT=-1 SYSLOGPORT=1e3 IDLETIMEOUT=1s HANDSHAKETIMEOUT=9999999999 TOTALTIMEOUT=-1 \
-        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never DUMPLEVEL=32 DUMPPROTOCOL=7 QUEUETIMEOUT=-1 SYSLOGFORMAT=json PANIC=soon \
+        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never DUMPLEVEL=32 DUMPPROTOCOL=7 DUMPTAGS=rack 'DUMPTAGS="a=b,c=d"' DUMPTAGS=a/b=c QUEUETIMEOUT=-1 SYSLOGFORMAT=json PANIC=soon \
         PANIC_ON_OOPS=2 SYSRQ=on DEV=eth0/x 'DEV="eth0;reboot"' LOCALADDR=me 'NETLOGADDR="a;b"' 'SYSLOGADDR=-oProxyCommand=x' NETDUMPSSHPORT=ssh; do
         setup
         settings NETDUMPADDR=crashhost "$bad"

@@ -3,29 +3,34 @@
 //! The notes that go with a dump: item NOTES of the protocol's extension (docs/protocol.md).
 
 use super::plan::Plan;
+use super::sys::nic::Nic;
 use super::sys::regs::GREGSET_LEN;
 use super::sys::{memory::ONLINE_MASK_LEN, stop_cpus, system};
 use super::wire::classic::Machine;
 use super::wire::ext::{ByteOrder, CpuFlags, CpuNote, KtextNote, MachineNote, NotesWriter, TLV_HEADER_LEN};
+use super::wire::tags::{Tags, MAX_PAIRS};
 use super::wire::{PhysAddr, Result};
+use core::ffi::CStr;
 
 const PAGE_SHIFT: u8 = 12;
 /// Room for identity, panic message and the small notes.
-const TEXTS: usize = 4096;
+const TEXTS: usize = 6144;
+/// Longest text of the firmware's.
+const MAX_BOARD: usize = 128;
 /// Longest panic message (the kernel's own buffer is as long).
 const MAX_MESSAGE: usize = 1024;
 
 /// How many bytes the notes can take at most.
 pub fn room(cpus: usize, ranges: usize, vmcoreinfo: usize) -> usize {
     let cpu = TLV_HEADER_LEN + 20 + GREGSET_LEN;
-    cpus * cpu + TLV_HEADER_LEN * 16 + ranges * 16 + vmcoreinfo + ONLINE_MASK_LEN + TEXTS
+    cpus * cpu + TLV_HEADER_LEN * (16 + MAX_PAIRS) + ranges * 16 + vmcoreinfo + ONLINE_MASK_LEN + TEXTS
 }
 
 /// Writes the notes into the plan's buffer. Panic path.
 ///
 /// A note that does not fit is left out; `room` is made so that all do.
 pub fn write(plan: &mut Plan, message: &[u8], task: u64, pid: u32) {
-    let Plan { notes, regs, ranges, vmcoreinfo, layout, online, .. } = plan;
+    let Plan { notes, regs, ranges, vmcoreinfo, layout, online, nic, settings, .. } = plan;
     let mut out = NotesWriter::new(&mut notes.bytes);
     let message = message.get(..MAX_MESSAGE).unwrap_or(message);
     let crashing = system::cpu();
@@ -38,7 +43,7 @@ pub fn write(plan: &mut Plan, message: &[u8], task: u64, pid: u32) {
     };
     keep(out.machine(&machine));
     keep(out.panic_text(message));
-    identity(&mut out);
+    identity(&mut out, nic, settings.tags);
     for cpu in 0..system::cpus_possible() {
         if cpu == crashing {
             let flags = CpuFlags { crashing: true, was_online: true, by_nmi: false };
@@ -61,14 +66,25 @@ pub fn write(plan: &mut Plan, message: &[u8], task: u64, pid: u32) {
     notes.len = out.len();
 }
 
-fn identity(out: &mut NotesWriter<'_>) {
+fn identity(out: &mut NotesWriter<'_>, nic: &Nic, tags: Tags<'_>) {
     let names = system::names();
+    let board = system::board();
+    let short = |text: &'static CStr| text.to_bytes().get(..MAX_BOARD).unwrap_or(text.to_bytes());
     keep(out.identity(&[
         ("hostname", names.hostname.to_bytes()),
         ("release", names.release.to_bytes()),
         ("version", names.version.to_bytes()),
         ("machine", names.machine.to_bytes()),
+        ("dmi-vendor", short(board.vendor)),
+        ("dmi-product", short(board.product)),
+        ("dmi-serial", short(board.serial)),
+        ("dmi-uuid", short(board.uuid)),
+        ("nic", nic.name().to_bytes()),
+        ("nic-driver", short(nic.driver())),
     ]));
+    for (key, value) in tags.pairs() {
+        keep(out.identity(&[(key, value.as_bytes())]));
+    }
 }
 
 /// A note that found no room is missed by the server, which then does without it; nothing better can be done here.

@@ -5,6 +5,7 @@
 use super::engine::client::Dialects;
 use super::sys::crypto::Simd;
 use super::sys::params;
+use super::wire::tags::{Tags, TagsError};
 use super::wire::target::{Target, TargetError};
 use super::wire::v6::Level;
 use kernel::prelude::*;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub dialects: Dialects,
     /// What the cipher is computed with.
     pub simd: Simd,
+    /// What is said of this machine in its dumps.
+    pub tags: Tags<'static>,
 }
 
 impl Settings {
@@ -92,6 +95,10 @@ impl Settings {
                 return Err(EINVAL);
             }
         };
+        let tags = Tags::parse(given.tags).map_err(|error: TagsError| {
+            pr_err!("tags={}: {}\n", given.tags, format_args!("{error}"));
+            EINVAL
+        })?;
         let nanoseconds = |seconds: u32| u64::from(seconds).saturating_mul(NANOSECONDS);
         Ok(Self {
             target,
@@ -104,6 +111,7 @@ impl Settings {
             level,
             dialects,
             simd,
+            tags,
         })
     }
 }

@@ -13,6 +13,7 @@
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
+#include <linux/dmi.h>
 #include <linux/elf.h>
 #include <linux/etherdevice.h>
 #include <linux/filter.h>
@@ -133,6 +134,7 @@ bool nd_dev_carrier(struct net_device *dev);
 bool nd_dev_is_ethernet(struct net_device *dev);
 bool nd_dev_shares_tx_skbs(struct net_device *dev);
 unsigned int nd_dev_room(struct net_device *dev);
+const char *nd_dev_driver(struct net_device *dev);
 struct netdev_queue *nd_txq(struct net_device *dev, unsigned int index);
 bool nd_tx_trylock(struct net_device *dev, struct netdev_queue *txq);
 void nd_tx_unlock(struct net_device *dev, struct netdev_queue *txq);
@@ -285,6 +287,9 @@ extern unsigned int nd_param_queue_timeout;
 extern unsigned int nd_param_level;
 extern char nd_param_protocol[16];
 extern char nd_param_simd[16];
+/* With room for a newline, so that what is too long is not cut but refused. */
+#define ND_TAGS_LEN (512 + 2)
+extern char nd_param_tags[ND_TAGS_LEN];
 int nd_status_get(char *buffer, const struct kernel_param *kp);
 ssize_t nd_key_write(struct file *file, const char __user *from, size_t len, loff_t *offset);
 int nd_key_device_register(void);

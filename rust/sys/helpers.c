@@ -151,6 +151,13 @@ void nd_dev_put(struct net_device *dev, netdevice_tracker *tracker)
 	netdev_put(dev, tracker);
 }
 
+const char *nd_dev_driver(struct net_device *dev)
+{
+	struct device *parent = dev->dev.parent;
+
+	return parent && parent->driver ? parent->driver->name : NULL;
+}
+
 bool nd_dev_running(struct net_device *dev)
 {
 	return netif_running(dev);

@@ -150,6 +150,28 @@ pub struct Nic {
 // SAFETY: The device is held until drop; see `Receiver` for who uses it when.
 unsafe impl Send for Nic {}
 
+impl Nic {
+    /// The device's name. Panic path.
+    pub fn name(&self) -> &CStr {
+        // SAFETY: The device is held, and nobody renames it any more.
+        let name = unsafe { &(*self.dev()).name };
+        CStr::from_bytes_until_nul(name).unwrap_or(c"")
+    }
+
+    /// Its driver's name, if it has one. Panic path.
+    pub fn driver(&self) -> &'static CStr {
+        // SAFETY: The device is held, and with it its driver.
+        unsafe {
+            let name = bindings::nd_dev_driver(self.dev());
+            if name.is_null() {
+                c""
+            } else {
+                CStr::from_char_ptr(name)
+            }
+        }
+    }
+}
+
 /// Netpoll's hold on a device, until the rest is built.
 struct Hold(KBox<bindings::netpoll>);
 

@@ -31,6 +31,8 @@ pub struct Parameters {
     pub protocol: &'static str,
     /// `simd=`, without a check.
     pub simd: &'static str,
+    /// `tags=`, without a check.
+    pub tags: &'static str,
 }
 
 /// Reads the parameters. None if a string is not UTF-8.
@@ -43,6 +45,7 @@ pub fn get() -> Option<Parameters> {
         let reboot = &raw const bindings::nd_param_reboot;
         let protocol = &raw const bindings::nd_param_protocol;
         let simd = &raw const bindings::nd_param_simd;
+        let tags = &raw const bindings::nd_param_tags;
         Some(Parameters {
             netdump: text(&*netdump)?,
             disable: bindings::nd_param_disable,
@@ -54,6 +57,7 @@ pub fn get() -> Option<Parameters> {
             level: bindings::nd_param_level,
             protocol: text(&*protocol)?,
             simd: text(&*simd)?,
+            tags: text(&*tags)?,
         })
     }
 }

@@ -45,6 +45,10 @@ char nd_param_simd[16] = "auto";
 module_param_string(simd, nd_param_simd, sizeof(nd_param_simd), 0444);
 MODULE_PARM_DESC(simd, "the CPU's vector units for the cipher: auto (if they are faster, as measured when loaded), on or off (default auto); off in any case where the kernel was using them");
 
+char nd_param_tags[ND_TAGS_LEN];
+module_param_string(tags, nd_param_tags, ND_TAGS_LEN, 0444);
+MODULE_PARM_DESC(tags, "what is to be said of this machine in its dumps: key=value,key=value (at most 16 pairs, 512 bytes)");
+
 bool nd_param_disable;
 module_param_named(disable, nd_param_disable, bool, 0444);
 MODULE_PARM_DESC(disable, "load, but never arm (netdump.disable=1 on the kernel command line)");

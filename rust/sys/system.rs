@@ -6,6 +6,7 @@ use super::bindings;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::ffi::{c_char, c_ulong};
+use kernel::prelude::*;
 
 /// The names that `uname` prints.
 pub struct Names {
@@ -30,6 +31,39 @@ pub fn names() -> Names {
             version: text(&(*names).version),
             machine: text(&(*names).machine),
         }
+    }
+}
+
+/// What the firmware calls the machine.
+pub struct Board {
+    /// Who made it.
+    pub vendor: &'static CStr,
+    /// Which one it is.
+    pub product: &'static CStr,
+    /// Its serial number.
+    pub serial: &'static CStr,
+    /// Its UUID.
+    pub uuid: &'static CStr,
+}
+
+/// Reads it; what is not there is empty. Panic path: these texts are there from boot on and do not change.
+pub fn board() -> Board {
+    let text = |field| {
+        // SAFETY: A text of the kernel's that lives for ever, or null.
+        unsafe {
+            let text = bindings::dmi_get_system_info(field as i32);
+            if text.is_null() {
+                c""
+            } else {
+                CStr::from_char_ptr(text)
+            }
+        }
+    };
+    Board {
+        vendor: text(bindings::dmi_field_DMI_SYS_VENDOR),
+        product: text(bindings::dmi_field_DMI_PRODUCT_NAME),
+        serial: text(bindings::dmi_field_DMI_PRODUCT_SERIAL),
+        uuid: text(bindings::dmi_field_DMI_PRODUCT_UUID),
     }
 }
 

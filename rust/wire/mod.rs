@@ -21,6 +21,7 @@ mod cursor;
 pub mod ext;
 pub mod frame;
 pub mod log;
+pub mod tags;
 pub mod target;
 pub mod v6;
 

@@ -4,6 +4,7 @@
 use netdump_core::wire::arm::{self, Arming};
 use netdump_core::wire::classic::*;
 use netdump_core::wire::ext::*;
+use netdump_core::wire::tags::{self, Tags};
 use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -220,6 +221,25 @@ proptest! {
             let mut buf = [0u8; 2048];
             let len = reply.emit(&mut buf).unwrap();
             prop_assert_eq!(Reply::parse(&buf[..len]), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn tags_are_those_that_were_given(pairs in vec(("[A-Za-z0-9_.-]{1,32}", "[ -+.-~--]{0,20}"), 0..16)) {
+        let text = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        prop_assume!(text.len() <= tags::MAX_LEN);
+        let parsed = Tags::parse(&text).unwrap();
+        let given = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        prop_assert_eq!(parsed.pairs().collect::<Vec<_>>(), given.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn any_text_is_tags_or_refused(text in any::<String>()) {
+        if let Ok(tags) = Tags::parse(&text) {
+            for (key, value) in tags.pairs() {
+                prop_assert!((1..=tags::MAX_KEY_LEN).contains(&key.len()));
+                prop_assert!(value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b','));
+            }
         }
     }
 

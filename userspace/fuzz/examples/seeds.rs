@@ -44,6 +44,8 @@ fn main() -> io::Result<()> {
     ] {
         put("target_string_or_error", name, text.as_bytes())?;
     }
+    put("tags_are_pairs_or_error", "usual", b"machine-id=0a1b2c,boot-id=11-22,rack=b12,role=db a=b,note=\n")?;
+    put("tags_are_pairs_or_error", "none", b",")?;
     put("conf_renders_back", "defaults", Settings::default().render().as_bytes())?;
     put("conf_renders_back", "quoted", b"# comment\n\n dumpdir = \"/var/crash\"  # tail\nsecure=0\ndaemon=true\n")?;
     put(

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use netdump_core::wire::tags::{Tags, MAX_KEY_LEN, MAX_PAIRS};
 use netdump_core::wire::target::upstream::{self, Elements};
 use netdump_core::wire::target::{self, Device, Target, MAX_DEVICE_NAME};
 use netdump_core::wire::PhysAddr;
@@ -12,6 +13,21 @@ use netdump_sim::kernel_log::{Kernel, KernelParams};
 use netdump_vmcore::kernel_memory::{KernelMemory, MemoryError};
 use netdump_vmcore::{printk, Reader, Vmcoreinfo};
 use nix::sys::memfd::{memfd_create, MFdFlags};
+
+/// Tags are refused with a reason, or pairs that fit on a line of note IDENTITY.
+pub fn tags_are_pairs_or_error(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Tags::parse(text) {
+        Ok(tags) => {
+            assert!(tags.pairs().count() <= MAX_PAIRS);
+            for (key, value) in tags.pairs() {
+                assert!((1..=MAX_KEY_LEN).contains(&key.len()) && !key.contains('='));
+                assert!(value.is_ascii() && !value.contains(['\n', ',']));
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
 
 /// A target string is refused with a reason, or its parts are in bounds.
 pub fn target_string_or_error(data: &[u8]) {

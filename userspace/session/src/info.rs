@@ -109,6 +109,10 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
                 return false;
             }
             info.vmcoreinfo = Some(text.to_vec());
+            let build_id = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"BUILD-ID="));
+            if let Some(build_id) = build_id {
+                info.identity.insert("build-id".into(), printable(&build_id[..build_id.len().min(MAX_KEY)]));
+            }
         }
         Note::Ranges(ranges) => match bounded(&ranges, info) {
             Some(within) => {
@@ -128,7 +132,8 @@ fn take(info: &mut DumpInfo, beyond: &mut u64, note: Note<'_>) -> bool {
         }
         Note::Layout { page_offset } => info.page_offset = page_offset,
         Note::Identity(text) => {
-            let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+            // What a machine does not know of itself has no value.
+            let lines = text.split(|b| *b == b'\n').filter(|line| !line.ends_with(b"="));
             for line in lines {
                 let Some(at) = line.iter().position(|b| *b == b'=') else {
                     continue;
