@@ -199,8 +199,11 @@ def server_killed(context: Context, codec="lz4") -> list[str]:
         servers[0].stop(signal.SIGKILL)
         sizes.append(pages_told(path))
         servers[0].start()
+        begun = time.monotonic()
+        servers[0].wait_text("a dump that was begun before goes on", 60)
+        waits.append(time.monotonic() - begun)
 
-    sizes, metas = [], []
+    sizes, metas, waits = [], [], []
     lines = panic_run.panic_run(
         context.lab(), Machine(), context.directory, magic=False, settings={"secure": 0, "codec": codec},
         before_panic=lambda _, server: servers.append(server), trigger=trigger,
@@ -211,7 +214,7 @@ def server_killed(context: Context, codec="lz4") -> list[str]:
     must("a dump that was begun before goes on" in text and directories == 1, f"it was begun anew, in {directories} directories")
     pages = meta["dump"]["pages"]
     must(pages["written"] + pages["zero"] + pages["left_out"] == meta["dump"]["memory_bytes"] // 4096, f"frames are not accounted for: {pages}")
-    return [*lines, f"killed at {sizes[0]} pages, and gone on with"]
+    return [*lines, f"killed at {sizes[0]} pages, and gone on with {waits[0]:.2f} s after it was there again"]
 
 
 add("six-clear", clear, tiers=("test", "full"), all_judges=True)

@@ -13,6 +13,7 @@ mod walk;
 use super::super::wire::classic::{ItemId, Machine};
 use super::super::wire::v6::cluster::MAX_CLUSTER_LEN;
 use super::super::wire::v6::handshake::{Ack6, KeyName, Start6, MAX_START_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
+use super::super::wire::v6::hint::{ResetHint, MIN_HINTED};
 use super::super::wire::v6::message::{
     self, kind, Ask, Grant, Part, Progress, Repair, Show, Turn, Wait, PART_HEADER_LEN,
 };
@@ -27,6 +28,10 @@ use walk::Walk;
 const START_INTERVAL: u64 = 1_000_000_000;
 /// A server that says nothing for so long may have forgotten the session: a new handshake is offered beside it, ns.
 const SILENCE: u64 = 2_000_000_000;
+/// The same for one that has hinted at it, ns. After so long it is also asked, with a datagram that a hint would answer.
+const HINTED_SILENCE: u64 = 500_000_000;
+/// A server hints no more often, ns.
+const HINT_INTERVAL: u64 = 1_000_000_000;
 /// No datagram of a server is longer.
 pub const MAX_INBOUND: usize = 512;
 /// ASKs that wait.
@@ -131,6 +136,8 @@ pub struct Counters6 {
     pub replayed: u64,
     /// With a wrong tag or MAC.
     pub forged: u64,
+    /// Hints that the server has forgotten the session.
+    pub hints: u64,
     pub starts: u64,
     pub handshakes: u64,
     pub grants: u64,
@@ -158,6 +165,8 @@ struct Offer {
     open: bool,
     /// When it is due again.
     due: Time,
+    /// One goes out no sooner than this, whatever was offered before.
+    earliest: Time,
 }
 
 /// One dump. About 220 KiB: keep it in a static or on a heap, not on a stack.
@@ -169,6 +178,11 @@ pub struct Engine6 {
     /// When the last authentic datagram came, or the handshake was done.
     refreshed: Time,
     waiting_since: Option<Time>,
+    /// When somebody hinted that the server has forgotten the session.
+    hinted: Option<Time>,
+    /// When to ask a silent server whether it has.
+    nudge_due: Time,
+    nudge: bool,
     offer: Offer,
     channel: Channel<4>,
     /// The longest datagram of this session.
@@ -204,6 +218,9 @@ impl Engine6 {
             began: Time(0),
             refreshed: Time(0),
             waiting_since: None,
+            hinted: None,
+            nudge_due: Time(0),
+            nudge: false,
             offer: Offer {
                 bytes: [0; MAX_START_LEN],
                 len: 0,
@@ -211,6 +228,7 @@ impl Engine6 {
                 epoch: 0,
                 open: false,
                 due: Time(0),
+                earliest: Time(0),
             },
             channel: Channel::new(Role::Client, None, SessionId([0; 6]), SessionId([0; 6])),
             max_datagram: 0,
@@ -232,7 +250,9 @@ impl Engine6 {
         self.config = config;
         self.state = State6::Handshake;
         self.began = now;
-        self.refreshed = now;
+        self.refresh(now);
+        self.hinted = None;
+        self.offer.earliest = now;
         self.waiting_since = None;
         self.counters = ZERO;
         self.listing.begin();
@@ -277,7 +297,21 @@ impl Engine6 {
         };
         let len = start.emit(crypto, &arm_key, &mut self.offer.bytes).unwrap_or(0);
         (self.offer.len, self.offer.session, self.offer.epoch) = (len, session, epoch);
-        (self.offer.open, self.offer.due) = (true, now);
+        (self.offer.open, self.offer.due) = (true, now.max(self.offer.earliest));
+    }
+
+    /// The server was heard.
+    fn refresh(&mut self, now: Time) {
+        self.refreshed = now;
+        self.nudge = false;
+        self.nudge_due = now.plus(HINTED_SILENCE);
+    }
+
+    /// When the server's silence is reason enough for another handshake.
+    fn offer_due(&self) -> Time {
+        // What the server sent before it died may come after the hint, which it does not repeat at once.
+        let hinted = self.hinted.is_some_and(|at| at.plus(HINT_INTERVAL) >= self.refreshed);
+        self.refreshed.plus(if hinted { HINTED_SILENCE } else { SILENCE })
     }
 
     /// Where the dump stands. Timeouts show only after [`poll`](Self::poll).
@@ -325,6 +359,9 @@ impl Engine6 {
         if self.state != State6::Serving {
             return add(&mut self.counters.malformed, 1);
         }
+        if let Some(hint) = ResetHint::parse(datagram) {
+            return self.on_hint(now, hint);
+        }
         let mut inbox = core::mem::replace(&mut self.inbox, [0; MAX_INBOUND]);
         let opened = match inbox.get_mut(..datagram.len()) {
             Some(copy) => {
@@ -335,7 +372,7 @@ impl Engine6 {
         };
         match opened {
             Ok((kind, body)) => {
-                self.refreshed = now;
+                self.refresh(now);
                 // What was offered meanwhile is not needed: the session lives.
                 self.offer.open = false;
                 if self.on_message(now, kind, body).is_err() {
@@ -348,6 +385,15 @@ impl Engine6 {
             Err(Refused::Forged) => add(&mut self.counters.forged, 1),
         }
         self.inbox = inbox;
+    }
+
+    /// Anybody on the path can send one, so that it only makes us less patient with a server that is silent.
+    fn on_hint(&mut self, now: Time, hint: ResetHint) {
+        if hint.session != self.channel.peer() || hint.counter.0 >= self.channel.next_counter() {
+            return add(&mut self.counters.other_session, 1);
+        }
+        add(&mut self.counters.hints, 1);
+        self.hinted = Some(now);
     }
 
     fn on_ack(&mut self, now: Time, datagram: &[u8], crypto: &impl Crypto) {
@@ -377,7 +423,8 @@ impl Engine6 {
         // Says that the handshake is done: the server waits for something that only this machine can have sent.
         self.answer = true;
         self.state = State6::Serving;
-        self.refreshed = now;
+        self.refresh(now);
+        self.hinted = None;
     }
 
     fn on_message(&mut self, now: Time, kind: u8, body: &[u8]) -> Result<()> {
@@ -426,6 +473,7 @@ impl Engine6 {
     pub fn has_more(&self) -> bool {
         self.state == State6::Serving
             && (self.answer
+                || self.nudge
                 || self.asked > 0
                 || self.listing.has_more()
                 || self.bye.is_some()
@@ -448,8 +496,12 @@ impl Engine6 {
             State6::Ended(_) => None,
             State6::Handshake => self.transmit_start(now, buf),
             State6::Serving => {
-                if !self.offer.open && now >= self.refreshed.plus(SILENCE) {
+                if !self.offer.open && now >= self.offer_due() {
                     self.make_offer(self.offer.epoch.wrapping_add(1), now, crypto);
+                }
+                if !self.offer.open && now >= self.nudge_due {
+                    self.nudge = true;
+                    self.nudge_due = now.plus(HINTED_SILENCE);
                 }
                 let start = if self.offer.open { self.transmit_start(now, buf) } else { None };
                 match start {
@@ -471,6 +523,7 @@ impl Engine6 {
         let place = buf.get_mut(..start.len())?;
         fill(place, start);
         self.offer.due = now.plus(START_INTERVAL);
+        self.offer.earliest = self.offer.due;
         add(&mut self.counters.starts, 1);
         Some(self.offer.len)
     }
@@ -491,10 +544,10 @@ impl Engine6 {
 
     /// The kind of the next datagram, and what came of writing its body.
     fn next_body(&mut self, source: &mut impl Source, body: &mut [u8]) -> Option<(u8, Result<usize>)> {
-        if self.answer {
-            self.answer = false;
-            let serial = self.serial.unwrap_or(0);
-            return Some((kind::PROGRESS, Progress::emit(serial, self.walk.places(), self.walk.left_out(), body)));
+        if self.answer || self.nudge {
+            let len = if self.nudge { MIN_HINTED.saturating_sub(self.channel.overhead()) } else { 0 };
+            (self.answer, self.nudge) = (false, false);
+            return Some((kind::PROGRESS, self.write_progress(len, body)));
         }
         if self.asked > 0 {
             return Some((kind::PART, self.write_part(source, body)));
@@ -510,6 +563,16 @@ impl Engine6 {
         }
         let piece = self.walk.next_piece(source, body, &mut self.counters)?;
         Some((kind::PIECE, piece))
+    }
+
+    /// PROGRESS, in at least so many bytes.
+    fn write_progress(&mut self, len: usize, body: &mut [u8]) -> Result<usize> {
+        let serial = self.serial.unwrap_or(0);
+        let written = Progress::emit(serial, self.walk.places(), self.walk.left_out(), body)?;
+        if let Some(padding) = body.get_mut(written..len) {
+            padding.fill(0);
+        }
+        Ok(written.max(len.min(body.len())))
     }
 
     fn write_part(&mut self, source: &mut impl Source, body: &mut [u8]) -> Result<usize> {
@@ -567,7 +630,7 @@ impl Engine6 {
             State6::Ended(_) => return None,
             State6::Handshake => (Some(self.offer.due), self.handshake_deadline()),
             State6::Serving if self.offer.open => (Some(self.offer.due), self.idle_deadline()),
-            State6::Serving => (Some(self.refreshed.plus(SILENCE)), self.idle_deadline()),
+            State6::Serving => (Some(self.offer_due().min(self.nudge_due)), self.idle_deadline()),
         };
         [start, limit, self.queue_deadline(), self.total_deadline()].into_iter().flatten().min()
     }
@@ -579,6 +642,7 @@ const ZERO: Counters6 = Counters6 {
     other_session: 0,
     replayed: 0,
     forged: 0,
+    hints: 0,
     starts: 0,
     handshakes: 0,
     grants: 0,

@@ -2,6 +2,7 @@
 //! Version 6 (docs/protocol.md, "Version 6"): the server grants, the client sends clusters of pages.
 //!
 //! - [`handshake`]: START6 and ACK6, which agree on keys or on doing without.
+//! - [`hint`]: what a server that has forgotten says.
 //! - [`secure`]: the keys, and what is done with them to a datagram.
 //! - [`message`]: what is in a datagram of either direction.
 //! - [`cluster`]: pages on their way, whole and in pieces.
@@ -13,6 +14,7 @@
 
 pub mod cluster;
 pub mod handshake;
+pub mod hint;
 pub mod message;
 pub mod secure;
 
@@ -106,6 +108,11 @@ impl Level {
         } else {
             None
         }
+    }
+
+    /// What is known of that number: bits of a later version leave nothing out.
+    pub const fn known(number: u8) -> Self {
+        Level(number & Self::MAX.0)
     }
 
     /// Its number.
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn levels_are_makedumpfiles() {
-        assert_eq!(Level::new(32), None);
+        assert_eq!((Level::new(32), Level::known(32 + 9).number()), (None, 9));
         let level = Level::new(1).unwrap().or(Level::new(16).unwrap());
         assert_eq!(level.number(), 17);
         assert!(level.leaves_out(Level::FREE) && level.leaves_out(Level::ZERO | Level::USER));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! START6 and ACK6.
 //!
-//! Without a key their MACs are zeroes, and so are key and arming number. Both may grow at their end: the length counts.
+//! Without a key their MACs are zeroes, and so are key and arming number. Both may grow, START6 by its fixed part and by TLVs,
+//! ACK6 in front of its MAC: what a reader does not know it skips ("Other versions" in docs/protocol.md).
 
 use super::super::classic::Machine;
 use super::super::{Error, Reader, Result, Writer};
@@ -125,11 +126,12 @@ impl<'a> Start6<'a> {
         }
         let flags = r.u16("flags")?;
         let (suites, codecs) = (r.u32("suites")?, r.u32("codecs")?);
-        let max_datagram = r.u16("largest datagram")?;
-        if !(MIN_MAX_DATAGRAM..=MAX_MAX_DATAGRAM).contains(&max_datagram) {
-            return Err(Error::Invalid("largest datagram"));
-        }
-        r.u16("reserved")?;
+        let max_datagram = max_datagram(&mut r)?;
+        // Of the fixed part; a later version's may be longer.
+        let fixed = match usize::from(r.u16("header length")?) {
+            0 => START_FIXED,
+            fixed => fixed,
+        };
         let (key_id, arm_id) = (*r.array("key id")?, *r.array("arm id")?);
         let keyed = flags & KEYED != 0;
         if !keyed && (key_id != [0; 16] || arm_id != [0; 16]) {
@@ -141,6 +143,7 @@ impl<'a> Start6<'a> {
         if kx_len > MAX_KX_LEN {
             return Err(Error::Invalid("kx length"));
         }
+        r.bytes(fixed.checked_sub(START_FIXED).ok_or(Error::Invalid("header length"))?, "header")?;
         let kx = r.bytes(kx_len, "kx")?;
         let tlvs = r.rest().len().checked_sub(MAC_LEN).ok_or(Error::Truncated("mac"))?;
         let mut tlvs = Reader::new(r.bytes(tlvs, "tlvs")?);
@@ -222,10 +225,7 @@ impl Ack6 {
         r.u8("flags")?;
         let (client, server) = (SessionId(*r.array("session")?), SessionId(*r.array("session")?));
         let (random, kx) = (*r.array("random")?, *r.array("kx")?);
-        let max_datagram = r.u16("largest datagram")?;
-        if !(MIN_MAX_DATAGRAM..=MAX_MAX_DATAGRAM).contains(&max_datagram) {
-            return Err(Error::Invalid("largest datagram"));
-        }
+        let max_datagram = max_datagram(&mut r)?;
         Ok(Ack6 { suite, client, server, random, kx, max_datagram })
     }
 
@@ -233,6 +233,14 @@ impl Ack6 {
     pub fn is_authentic(crypto: &impl Crypto, arm_key: &Key, start: &[u8], datagram: &[u8]) -> bool {
         let start_hash = crypto.sha256(&[start]);
         is_authentic(crypto, &arm_key.derive(crypto, b"nd6 ack", &[]), &start_hash, datagram)
+    }
+}
+
+/// A later version may have longer ones than we ever use.
+fn max_datagram(r: &mut Reader<'_>) -> Result<u16> {
+    match r.u16("largest datagram")?.min(MAX_MAX_DATAGRAM) {
+        ..MIN_MAX_DATAGRAM => Err(Error::Invalid("largest datagram")),
+        max => Ok(max),
     }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The bodies of datagrams, but for memory ([`cluster`](super::cluster)).
 //!
-//! Every body may grow at its end in later versions: what follows the known fields is ignored.
+//! Every body that does not end in bytes of any number may grow at its end in later versions: what follows the known fields is
+//! ignored, and so are bits that are not known.
 
 use super::super::{Error, Pfn, Reader, Result, Writer};
 use super::{Codec, Level, Reason};
@@ -20,6 +21,8 @@ pub mod kind {
     pub const END: u8 = 5;
     /// [`Show`](super::Show).
     pub const SHOW: u8 = 6;
+    /// A [`ResetHint`](super::super::hint::ResetHint), which is no datagram of a session.
+    pub const RESET_HINT: u8 = 7;
     /// [`Part`](super::Part) of an item.
     pub const PART: u8 = 0x41;
     /// A [`Piece`](super::super::cluster::Piece) of a cluster.
@@ -121,10 +124,10 @@ impl<'a> Grant<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
         let mut r = Reader::new(body);
         let (serial, credit) = (r.u32("serial")?, r.u64("credit")?);
-        let level = Level::new(r.u8("level")?).ok_or(Error::Invalid("level"))?;
+        let level = Level::known(r.u8("level")?);
         let codec = Codec::from_wire(r.u8("codec")?).ok_or(Error::Invalid("codec"))?;
-        let pages = r.u8("pages")?;
-        if !(1..=MAX_CLUSTER_PAGES).contains(&pages) {
+        let pages = r.u8("pages")?.min(MAX_CLUSTER_PAGES);
+        if pages == 0 {
             return Err(Error::Invalid("pages"));
         }
         let answer = r.u8("flags")? & ANSWER != 0;

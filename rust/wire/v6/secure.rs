@@ -244,6 +244,11 @@ impl<const WORDS: usize> Channel<WORDS> {
         self.ours
     }
 
+    /// The name of the other end.
+    pub fn peer(&self) -> SessionId {
+        self.theirs
+    }
+
     /// Room for a body in a datagram of `max` bytes at the front of `buf`.
     pub fn body<'a>(&self, buf: &'a mut [u8], max: usize) -> Result<&'a mut [u8]> {
         let end = max.min(buf.len()).checked_sub(if self.is_sealed() { TAG_LEN } else { 0 }).ok_or(Error::NoRoom)?;

@@ -9,6 +9,7 @@ use netdump_core::engine::Time;
 use netdump_core::wire::classic::Machine;
 use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CLEAR};
+use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Show, Wait};
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, SessionId};
@@ -65,6 +66,10 @@ pub fn version6_messages_come_back(data: &[u8]) {
     if let Ok(start) = Start6::parse(data) {
         let len = start.emit(&Ring, &Key::NONE, &mut buf).unwrap();
         assert_eq!(Start6::parse(&buf[..len]), Ok(start));
+    }
+    if let Some(hint) = ResetHint::answer(data) {
+        assert!(hint.len() * 16 <= data.len() && ResetHint::answer(&hint).is_none());
+        assert!(ResetHint::parse(&hint).is_some());
     }
     let _ = (Ack6::parse(data), Ask::parse(data), Wait::parse(data), End::parse(data));
     let _ = (Part::parse(data), Line::parse(data));

@@ -131,6 +131,7 @@ impl Server {
             if is_start {
                 return self.start_6(path, datagram);
             }
+            self.hint(path, datagram);
             return self.refuse(Reason::Stranger, path, "a datagram of a session that is not known");
         };
         // A client that has crashed anew, or that has lost its session, says so while its old session is silent.
@@ -152,6 +153,18 @@ impl Server {
             }
         }
         self.touch(path);
+    }
+
+    /// A client may have a session that was lost when the server was restarted: the sooner it knows, the sooner it begins
+    /// another. Anybody may say anything here, so that it is a short answer to a long datagram, and a rare one.
+    fn hint(&mut self, path: Path, datagram: &[u8]) {
+        if self.stopping {
+            return;
+        }
+        if let Some(hint) = self.hints.answer(self.now, path.peer.ip(), datagram) {
+            self.events.add(Reason::Hinted, 1);
+            self.events.sent += self.sender.send(path, &hint, hint.len()).sent as u64;
+        }
     }
 
     fn start_6(&mut self, path: Path, datagram: &[u8]) {

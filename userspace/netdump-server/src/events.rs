@@ -43,6 +43,8 @@ reasons! {
     PortZero = "port_zero",
     /// A reply from an address that no dump is running with.
     Stranger = "stranger",
+    /// Such a one was told that its session is not known.
+    Hinted = "hinted",
     /// A reply from a dumping client's address, but not from its port.
     WrongPort = "wrong_port",
     /// A reply to a dump whose fields make no sense.

@@ -20,6 +20,7 @@ use crate::admission::{Admission, DumpId, Limits};
 use crate::cli::Invocation;
 use crate::config::{Reload, Settings, KEYS};
 use netdump_keys::Reader;
+use netdump_session::v6::Hints;
 
 use crate::crashdir::CrashDir;
 use crate::dispatch::Fire;
@@ -104,6 +105,8 @@ pub struct Server {
     pub(crate) touched: Vec<SocketAddr>,
     /// Dumps of version 6 that are over.
     pub(crate) burnt: HashSet<Fire>,
+    /// Who was told that his session is not known.
+    pub(crate) hints: Hints,
     /// Dumps that are not whole and can be gone on with, and their directories.
     pub(crate) unfinished: HashMap<Cause, String>,
     /// Whether an address may log, remembered for a while.
@@ -207,6 +210,7 @@ impl Server {
             by_ip: ByAddress::default(),
             touched: Vec::new(),
             burnt: HashSet::new(),
+            hints: Hints::default(),
             unfinished,
             may_log: ByAddress::default(),
             pace: Pace::new(now),

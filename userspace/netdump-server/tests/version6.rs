@@ -11,9 +11,10 @@ use netdump_core::engine::v6::{Config6, Engine6};
 use netdump_core::engine::Time;
 use netdump_core::wire::classic::Machine;
 use netdump_core::wire::v6::handshake::{KeyName, Start6};
+use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Wait};
 use netdump_core::wire::v6::secure::Key;
-use netdump_core::wire::v6::{Codec, Header, Level, SessionId};
+use netdump_core::wire::v6::{Codec, Counter, Header, Level, SessionId};
 use netdump_session::Ring;
 use netdump_sim::corpus::Corpus;
 use netdump_sim::crowd::{self, CrowdParams, CrowdReport};
@@ -167,6 +168,34 @@ fn who_has_no_key_or_another_one_gets_and_gives_nothing() {
         server.wait_for(reason);
         assert!(server.dirs(web).is_empty(), "{reason}");
     }
+}
+
+/// What is said to a stranger is little and seldom.
+#[test]
+fn a_session_that_is_not_known_is_hinted_at_once_a_second() {
+    let server = Server::with(&["--secure", "0"]);
+    let socket = UdpSocket::bind((host(server.block, 3), 6666)).unwrap();
+    socket.connect(server.addr()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut datagram = [0; 256];
+    Header { kind: kind::PIECE, session: SessionId(*b"server"), counter: Counter(7) }.emit(&mut datagram).unwrap();
+    socket.send(&datagram[..255]).unwrap();
+    let began = Instant::now();
+    for _ in 0..100 {
+        socket.send(&datagram).unwrap();
+    }
+    let mut buf = [0; 64];
+    let len = socket.recv(&mut buf).unwrap();
+    assert_eq!(buf[..len], ResetHint::answer(&datagram).unwrap());
+    // A second one only when the first is a second old.
+    loop {
+        socket.send(&datagram).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        if socket.recv(&mut buf).is_ok() {
+            break;
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
 /// Starts a dump and kills the server when so much of it is stored.

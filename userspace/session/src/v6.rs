@@ -5,6 +5,7 @@
 mod assemble;
 mod codecs;
 mod coverage;
+mod hints;
 mod item;
 mod listing;
 mod memory;
@@ -38,6 +39,7 @@ use crate::session::Files;
 use crate::tools::Events;
 use codecs::Codecs;
 pub use codecs::Encoding;
+pub use hints::Hints;
 use item::{Fetch, Fetched};
 use listing::Listing;
 use memory::{Memory6, GRANT_INTERVAL};

@@ -11,7 +11,7 @@ use netdump_core::wire::v6::handshake::KeyName;
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Header, Level, Reason};
 use netdump_core::wire::Pfn;
-use netdump_session::v6::{is_authentic, Params6, Session6};
+use netdump_session::v6::{is_authentic, Hints, Params6, Session6};
 use netdump_session::{Absence, Event, Failure, Grant, Outcome, Resumed, Ring};
 use netdump_vmcore::DumpInfo;
 
@@ -108,7 +108,10 @@ pub struct World6 {
     down: Link<Vec<u8>>,
     session: Option<Session6>,
     sessions: u64,
+    hints: Hints,
     stored: Stored6,
+    /// Whether there is a server: what is sent to none is lost.
+    pub server_runs: bool,
     /// Whether the owner gives a slot as soon as the client has proved itself.
     pub grant: bool,
     /// Whether the server keeps what it has stored when it dies, and goes on with it.
@@ -146,8 +149,10 @@ impl World6 {
             down: Link::new(params.down.clone(), params.seed.wrapping_add(1)),
             session: None,
             sessions: 0,
+            hints: Hints::default(),
             stored: Stored6::default(),
             params,
+            server_runs: true,
             grant: true,
             resumes: false,
             attacker: None,
@@ -302,8 +307,16 @@ impl World6 {
         self.session = None;
     }
 
+    /// Somebody else sends the machine a datagram, from the server's address.
+    pub fn forge_to_client(&mut self, datagram: &[u8]) {
+        self.engine.handle(Time(self.now), datagram, &Ring);
+    }
+
     fn server_receives(&mut self, datagram: &[u8]) {
         let now = self.instant();
+        if !self.server_runs {
+            return;
+        }
         let over = self.session.as_ref().is_none_or(Session6::is_finished);
         if over && Header::is_start(datagram) {
             if self.params.keyed && !is_authentic(datagram, &KEY) {
@@ -324,6 +337,8 @@ impl World6 {
             }
         } else if let Some(session) = &mut self.session {
             session.handle(now, datagram);
+        } else if let Some(hint) = self.hints.answer(now, [10, 0, 0, 2].into(), datagram) {
+            self.down.offer(self.now, hint.to_vec());
         }
     }
 

@@ -2,13 +2,18 @@
 //! Version 6: the client of the kernel module against the server's session, over networks from perfect to hopeless.
 
 use netdump_core::engine::End;
+use netdump_core::wire::v6::cluster::Piece;
+use netdump_core::wire::v6::handshake::{Ack6, Start6};
+use netdump_core::wire::v6::hint::{ResetHint, HINT_LEN};
+use netdump_core::wire::v6::message::kind;
+use netdump_core::wire::v6::secure::{Channel, Key, Role, TrafficKeys};
 use netdump_core::wire::v6::{Codec, Level, Reason};
 use netdump_core::wire::Pfn;
 use netdump_session::v6::Encoding;
-use netdump_session::{Failure, Phase};
+use netdump_session::{Failure, Phase, Ring};
 use netdump_sim::link::LinkParams;
 use netdump_sim::source::is_early;
-use netdump_sim::world6::{World6, World6Params, SECOND};
+use netdump_sim::world6::{World6, World6Params, KEY, SECOND};
 
 const MIB: u64 = 1 << 20;
 
@@ -210,6 +215,109 @@ fn a_server_that_forgets_is_told_anew() {
     assert_eq!((world.sessions(), world.engine().counters().handshakes), (2, 2));
 }
 
+/// The time between a server's restart and the handshake that ends the client's old session, s. It is down for so long.
+fn resumed_after(down: u64, hints: bool) -> (f64, World6) {
+    let mut params = World6Params::default();
+    params.image.memory = 64 * MIB;
+    let mut world = World6::new(params);
+    world.resumes = true;
+    let is_hint = |datagram: &[u8]| datagram.len() == HINT_LEN && ResetHint::parse(datagram).is_some();
+    world.attacker =
+        Some(Box::new(move |_, datagram| if is_hint(&datagram) && !hints { vec![] } else { vec![datagram] }));
+    // Its first START6 is more than a second old.
+    world.grant = false;
+    world.run_until(2 * SECOND);
+    world.grant = true;
+    world.give_slot();
+    world.run_until(9 * SECOND / 4);
+    assert_eq!(world.session().unwrap().phase(), Phase::Memory);
+    world.restart_server();
+    world.server_runs = false;
+    world.run_until(world.now() + down);
+    world.server_runs = true;
+    let restarted = world.now();
+    while world.engine().counters().handshakes < 2 {
+        world.run_until(world.now() + 1_000_000);
+    }
+    let took = (world.now() - restarted) as f64 / SECOND as f64;
+    world.run_to_the_end();
+    world.assert_complete();
+    (took, world)
+}
+
+#[test]
+fn a_server_that_has_restarted_is_found_soon() {
+    for down in [0, SECOND / 10, SECOND, 7 * SECOND / 4] {
+        let (with, world) = resumed_after(down, true);
+        let (without, _) = resumed_after(down, false);
+        println!("down for {:.2} s: {with:.3} s with a hint, {without:.3} s without", down as f64 / SECOND as f64);
+        assert!(with < 0.51, "down for {down} ns: {with} s");
+        assert!(with <= without, "{with} and {without}");
+        let counters = world.engine().counters();
+        // After two seconds of silence a START6 takes the place of the question.
+        assert!((counters.hints > 0) == (down < 3 * SECOND / 2) && counters.starts < 5, "{counters:?}");
+    }
+}
+
+/// What a server hears of hints that are not its own, or when it has not forgotten: a START6 a second at most.
+#[test]
+fn hints_of_an_attacker_end_no_session() {
+    // On the path, for everything that the client says; while it waits for its turn, and while it is dumped.
+    let mut params = World6Params::default();
+    params.image.memory = 64 * MIB;
+    let mut world = World6::new(params);
+    world.grant = false;
+    let hint: std::rc::Rc<std::cell::RefCell<Option<Vec<u8>>>> = Default::default();
+    world.attacker = Some(Box::new(move |to_client, datagram| {
+        let mut last = hint.borrow_mut();
+        if !to_client && datagram.len() >= HINT_LEN && datagram[1] != 0 {
+            *last = Some([&[6, 7], &datagram[2..HINT_LEN]].concat());
+        }
+        let hints = last.iter().filter(|_| to_client).cloned();
+        std::iter::once(datagram).chain(hints).collect()
+    }));
+    world.run_until(20 * SECOND);
+    assert_eq!(world.session().unwrap().phase(), Phase::Waiting);
+    world.give_slot();
+    world.run_to_the_end();
+    world.assert_complete();
+    let seconds = world.now() / SECOND;
+    let counters = *world.engine().counters();
+    assert_eq!((world.sessions(), counters.handshakes), (1, 1), "{counters:?}");
+    assert!(counters.hints > 20 && counters.starts <= seconds + 2, "{seconds} s: {counters:?}");
+
+    // He also keeps the server's datagrams away for a while.
+    let mut world = World6::new(World6Params::default());
+    world.run_until(SECOND / 20);
+    let (mut last, mut count) = (vec![], 0);
+    world.attacker = Some(Box::new(move |to_client, datagram| {
+        count += 1;
+        if !to_client && datagram[1] != 0 {
+            last = [&[6, 7], &datagram[2..HINT_LEN]].concat();
+        }
+        match (to_client, count < 300) {
+            (true, true) => vec![last.clone()],
+            _ => vec![datagram],
+        }
+    }));
+    world.run_to_the_end();
+    world.assert_complete();
+    let counters = *world.engine().counters();
+    assert_eq!((world.sessions(), counters.handshakes), (1, 1), "{counters:?}");
+    assert!(counters.hints > 0, "{counters:?}");
+
+    // Beside the path he has to guess.
+    let mut world = World6::new(World6Params::default());
+    world.run_until(SECOND / 20);
+    world.restart_server();
+    world.server_runs = false;
+    world.forge_to_client(&[&[6, 7][..], b"guess!", &[0; 8]].concat());
+    world.run_until(world.now() + 3 * SECOND / 2);
+    let counters = *world.engine().counters();
+    assert_eq!((counters.hints, counters.starts), (0, 1), "{counters:?}");
+    assert!(counters.other_session > 0);
+}
+
 #[test]
 fn what_is_needed_first_comes_first() {
     for loss in [0.0, 0.05] {
@@ -224,7 +332,7 @@ fn what_is_needed_first_comes_first() {
 #[test]
 fn a_server_that_restarts_goes_on_where_it_was() {
     // In the first turn, between the two, and later; and twice.
-    for milliseconds in [&[4][..], &[12], &[30], &[60], &[50, 2080]] {
+    for milliseconds in [&[4][..], &[12], &[30], &[60], &[50, 1015]] {
         let mut params = over(|link| link.loss = 0.01);
         params.image.memory = 16 * MIB;
         params.level = Level::new(16).unwrap();
@@ -389,4 +497,38 @@ fn datagrams_of_another_session_or_another_direction_are_void() {
     assert!(counters.other_session > 100 && counters.handshakes == 1, "{counters:?}");
     let counters = world.session().unwrap().counters();
     assert!(counters.unknown_nr > 100 && counters.conflicts == 0, "{counters:?}");
+}
+
+/// What a key does not give (docs/threat-model.md): it is in what was sent, for whoever gets the key later.
+#[test]
+fn who_recorded_a_dump_and_has_the_key_reads_it() {
+    let mut params = World6Params::default();
+    params.image.memory = 4 * MIB;
+    let mut world = World6::new(params);
+    let record = std::rc::Rc::new(std::cell::RefCell::new([Vec::new(), Vec::new()]));
+    let kept = record.clone();
+    world.attacker = Some(Box::new(move |to_client, datagram| {
+        kept.borrow_mut()[usize::from(to_client)].push(datagram.clone());
+        vec![datagram]
+    }));
+    world.run_to_the_end();
+    world.assert_complete();
+    let [up, down] = record.take();
+    // Whose dump it is stands in clear; the keys come from the two messages and the one that is secret.
+    let start = Start6::parse(&up[0]).unwrap();
+    assert_eq!(start.key.unwrap().key_id, [1; 16]);
+    let ack = Ack6::parse(&down[0]).unwrap();
+    let mut read = |key: &Key| {
+        let keys = TrafficKeys::derive(&Ring, key, &up[0], &down[0]);
+        let mut channel = Channel::<4>::new(Role::Server, Some(keys), ack.server, start.session);
+        let mut pages = 0;
+        for datagram in &up[1..] {
+            if let Ok((kind::PIECE, _, body)) = channel.open(&Ring, &mut datagram.clone()) {
+                pages += u64::from(Piece::parse(body).is_ok());
+            }
+        }
+        pages
+    };
+    assert_eq!(read(&KEY), world.engine().counters().pieces);
+    assert_eq!(read(&Key::new([0; 32])), 0);
 }
