@@ -14,6 +14,7 @@ import test_modules
 import truth
 from cases import Context, add
 from cases_keys import found
+from cases_network import NETDEV, Impairer
 from enrolment import Enrolment
 from guest import CLOUD_NICS, Guest, Machine
 from judges import must
@@ -123,6 +124,7 @@ def wrong_key(context: Context) -> list[str]:
     return ["nothing given, nothing taken"]
 
 
+ETHERNET = 14
 # A flag in the header (kernel's DUMP_ELF_INCOMPLETE): crash says that the dump is not whole.
 INCOMPLETE = 1
 
@@ -194,6 +196,7 @@ def server_killed(context: Context, codec="lz4") -> list[str]:
     servers = []
 
     def trigger(guest: Guest) -> None:
+        """Panics, kills the server in mid-dump, and starts it again."""
         guest.send(panic_run.PANIC)
         path = stored(servers[0], lambda path: pages_told(path) > 60_000)
         servers[0].stop(signal.SIGKILL)
@@ -217,6 +220,17 @@ def server_killed(context: Context, codec="lz4") -> list[str]:
     return [*lines, f"killed at {sizes[0]} pages, and gone on with {waits[0]:.2f} s after it was there again"]
 
 
+def small_path(context: Context, mtu=1400) -> list[str]:
+    """The path takes less than both ends think, and says nothing of it: the dump is complete and true all the same."""
+    impairer = Impairer(context.directory, "--longest", str(mtu + ETHERNET))
+    settings = {"secure": 0, "codec": "lz4", "max_datagram": 8900}
+    with impairer:
+        lines = panic_run.panic_run(context.lab(), Machine(memory_mib=256, netdev=NETDEV), context.directory, magic=False, settings=settings)
+    counts = impairer.stats()["b_to_a"]
+    must(counts["too_long"] > 0, f"nothing was too long for the path: {counts}")
+    return [*lines, f"a path for {mtu} bytes: {counts['too_long']} frames were longer"]
+
+
 add("six-clear", clear, tiers=("test", "full"), all_judges=True)
 add("six-sealed", sealed, tiers=("test", "full"), all_judges=True)
 add("six-level-31", level_31, tiers=("test", "full"))
@@ -227,6 +241,7 @@ add("six-sealed-under-load", sealed, load=True)
 add("six-cut-first", cut, enough=in_second_turn)
 add("six-cut-50", cut, enough=part(50))
 add("six-cut-90", cut, enough=part(90))
+add("six-small-path", small_path, tiers=("test", "full"))
 add("six-server-killed", server_killed, tiers=("test", "full"))
 for nic in ("virtio-net-pci", "e1000e", "vmxnet3", "e1000"):
     flavour = "cloud-amd64" if nic in CLOUD_NICS else "amd64"

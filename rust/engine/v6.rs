@@ -32,6 +32,11 @@ const SILENCE: u64 = 2_000_000_000;
 const HINTED_SILENCE: u64 = 500_000_000;
 /// A server hints no more often, ns.
 const HINT_INTERVAL: u64 = 1_000_000_000;
+/// Lengths of datagrams that are tried beside the longest: what paths for packets of 1,500, 1,460, 1,400 and 1,280 bytes leave
+/// over IPv4 and over IPv6.
+const SIZES: [usize; 7] = [1472, 1452, 1432, 1412, 1372, 1352, 1252];
+/// Each is tried so often in a session.
+const SIZE_ROUNDS: u8 = 3;
 /// No datagram of a server is longer.
 pub const MAX_INBOUND: usize = 512;
 /// ASKs that wait.
@@ -185,8 +190,14 @@ pub struct Engine6 {
     nudge: bool,
     offer: Offer,
     channel: Channel<4>,
-    /// The longest datagram of this session.
+    /// The longest datagram of this session, as agreed on.
     max_datagram: usize,
+    /// The longest one of memory: what the path takes. 0 until memory is granted; then it stays, since pieces of different
+    /// lengths do not fit together.
+    piece_max: usize,
+    /// How often lengths are still to be tried, and the next one.
+    size_rounds: u8,
+    size_next: Option<usize>,
     /// The serial number of the last grant.
     serial: Option<u32>,
     /// Memory has counters below it.
@@ -232,6 +243,9 @@ impl Engine6 {
             },
             channel: Channel::new(Role::Client, None, SessionId([0; 6]), SessionId([0; 6])),
             max_datagram: 0,
+            piece_max: 0,
+            size_rounds: 0,
+            size_next: None,
             serial: None,
             credit: 0,
             answer: false,
@@ -266,6 +280,8 @@ impl Engine6 {
     fn reset_session(&mut self) {
         self.serial = None;
         self.credit = 0;
+        self.piece_max = 0;
+        (self.size_rounds, self.size_next) = (SIZE_ROUNDS, None);
         self.answer = false;
         self.asked = 0;
         self.listing.forget();
@@ -285,6 +301,7 @@ impl Engine6 {
         let start = Start6 {
             machine: config.machine,
             key,
+            turns: true,
             // A machine with a key never asks to do without.
             suites: 1 << if key.is_some() { SUITE_CHACHA20_POLY1305 } else { SUITE_CLEAR },
             codecs: config.codecs | Codec::Raw.bit(),
@@ -378,6 +395,7 @@ impl Engine6 {
                 if self.on_message(now, kind, body).is_err() {
                     add(&mut self.counters.malformed, 1);
                 }
+                self.try_sizes();
             }
             Err(Refused::Malformed) => add(&mut self.counters.malformed, 1),
             Err(Refused::OtherSession) => add(&mut self.counters.other_session, 1),
@@ -420,11 +438,20 @@ impl Engine6 {
         self.channel = Channel::new(Role::Client, keys, ack.client, ack.server);
         self.max_datagram = usize::from(ack.max_datagram.min(self.config.max_datagram));
         self.reset_session();
+        self.try_sizes();
         // Says that the handshake is done: the server waits for something that only this machine can have sent.
         self.answer = true;
         self.state = State6::Serving;
         self.refresh(now);
         self.hinted = None;
+    }
+
+    /// Some lengths are to be tried again, until memory is granted.
+    fn try_sizes(&mut self) {
+        if self.size_next.is_none() && self.size_rounds > 0 && self.piece_max == 0 {
+            self.size_rounds = self.size_rounds.saturating_sub(1);
+            self.size_next = Some(self.max_datagram);
+        }
     }
 
     fn on_message(&mut self, now: Time, kind: u8, body: &[u8]) -> Result<()> {
@@ -440,6 +467,11 @@ impl Engine6 {
                     self.serial = Some(grant.serial);
                     self.credit = self.credit.max(grant.credit);
                     self.answer |= grant.answer;
+                    if self.piece_max == 0 && grant.segments().next().is_some() {
+                        let known = grant.largest.map_or(self.max_datagram, usize::from);
+                        self.piece_max = known.min(self.max_datagram).max(MIN_MAX_DATAGRAM.into());
+                        self.size_next = None;
+                    }
                     self.walk.grant(&grant, self.config.codecs);
                     add(&mut self.counters.grants, 1);
                 }
@@ -474,6 +506,7 @@ impl Engine6 {
         self.state == State6::Serving
             && (self.answer
                 || self.nudge
+                || self.size_next.is_some()
                 || self.asked > 0
                 || self.listing.has_more()
                 || self.bye.is_some()
@@ -549,6 +582,11 @@ impl Engine6 {
             (self.answer, self.nudge) = (false, false);
             return Some((kind::PROGRESS, self.write_progress(len, body)));
         }
+        if let Some(size) = self.size_next {
+            self.size_next = SIZES.into_iter().find(|next| *next < size);
+            let len = size.saturating_sub(self.channel.overhead());
+            return Some((kind::PROGRESS, self.write_progress(len, body)));
+        }
         if self.asked > 0 {
             return Some((kind::PART, self.write_part(source, body)));
         }
@@ -561,7 +599,8 @@ impl Engine6 {
         if self.channel.next_counter() >= self.credit {
             return None;
         }
-        let piece = self.walk.next_piece(source, body, &mut self.counters)?;
+        let room = self.piece_max.saturating_sub(self.channel.overhead());
+        let piece = self.walk.next_piece(source, body.get_mut(..room)?, &mut self.counters)?;
         Some((kind::PIECE, piece))
     }
 

@@ -24,6 +24,8 @@ const START_FIXED: usize = 121;
 pub const ACK_LEN: usize = 124;
 /// Flag: there is a key.
 const KEYED: u16 = 1;
+/// Flag: turns are known.
+const TURNS: u16 = 2;
 /// TLV of no meaning.
 const PADDING: u16 = 0;
 
@@ -48,6 +50,8 @@ pub struct Start6<'a> {
     pub machine: Machine,
     /// Its key; `None` where it has none, and all goes in clear.
     pub key: Option<KeyName>,
+    /// It knows turns; who does not is asked for all pages at once.
+    pub turns: bool,
     /// Bit `n`: suite `n` can be used.
     pub suites: u32,
     /// Bit `n`: codec `n` can be asked for.
@@ -84,7 +88,7 @@ impl<'a> Start6<'a> {
         w.u32(CODE)?;
         w.u32(u32::from(VERSION))?;
         w.u16(u16::try_from(len).map_err(|_| Error::NoRoom)?)?;
-        w.u16(if self.key.is_some() { KEYED } else { 0 })?;
+        w.u16(if self.key.is_some() { KEYED } else { 0 } | if self.turns { TURNS } else { 0 })?;
         w.u32(self.suites)?;
         w.u32(self.codecs)?;
         w.u16(self.max_datagram)?;
@@ -154,7 +158,8 @@ impl<'a> Start6<'a> {
             tlvs.bytes(len, "tlv")?;
         }
         let key = keyed.then_some(KeyName { key_id, arm_id });
-        Ok(Start6 { machine, key, suites, codecs, max_datagram, fire_id, epoch, random, session, kx })
+        let turns = flags & TURNS != 0;
+        Ok(Start6 { machine, key, turns, suites, codecs, max_datagram, fire_id, epoch, random, session, kx })
     }
 
     /// Whether the MAC of a message that [`parse`](Self::parse) took is that of this key.

@@ -114,6 +114,8 @@ pub struct Grant<'a> {
     pub pages: u8,
     /// An answer is wanted: PROGRESS.
     pub answer: bool,
+    /// The longest datagram that has come, bytes of UDP payload: the path takes as much. `None`: the server does not say.
+    pub largest: Option<u16>,
     segments: &'a [u8],
 }
 
@@ -132,7 +134,8 @@ impl<'a> Grant<'a> {
         }
         let answer = r.u8("flags")? & ANSWER != 0;
         let segments = list(&mut r, MAX_SEGMENTS, SEGMENT_LEN)?;
-        let grant = Grant { serial, credit, level, codec, pages, answer, segments };
+        let largest = r.u16("largest").ok();
+        let grant = Grant { serial, credit, level, codec, pages, answer, largest, segments };
         let entries = grant.segments.chunks_exact(SEGMENT_LEN).filter_map(|entry| entry.last());
         if entries.clone().any(|flags| Turn::of(*flags).is_none()) || grant.segments().any(|s| s.start >= s.end) {
             return Err(Error::Invalid("segment"));
@@ -167,6 +170,9 @@ impl<'a> Grant<'a> {
             w.u64(segment.end.0)?;
             w.u8(segment.turn.flags() | if segment.again { AGAIN } else { 0 })?;
         }
+        if let Some(largest) = self.largest {
+            w.u16(largest)?;
+        }
         Ok(w.written())
     }
 
@@ -178,6 +184,7 @@ impl<'a> Grant<'a> {
         codec: Codec::Raw,
         pages: MAX_CLUSTER_PAGES,
         answer: false,
+        largest: None,
         segments: &[],
     };
 }

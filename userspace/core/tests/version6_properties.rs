@@ -23,17 +23,17 @@ fn segment() -> impl Strategy<Value = Segment> {
 
 proptest! {
     #[test]
-    fn grants(serial: u32, credit: u64, level in 0u8..32, pages in 1u8..=16, answer: bool, segments in vec(segment(), 0..=MAX_SEGMENTS)) {
+    fn grants(serial: u32, credit: u64, level in 0u8..32, pages in 1u8..=16, answer: bool, largest: Option<u16>, segments in vec(segment(), 0..=MAX_SEGMENTS)) {
         let mut grant = Grant::EMPTY;
         (grant.serial, grant.credit, grant.pages, grant.answer) = (serial, credit, pages, answer);
-        (grant.level, grant.codec) = (Level::new(level).unwrap(), Codec::Lz4);
+        (grant.level, grant.codec, grant.largest) = (Level::new(level).unwrap(), Codec::Lz4, largest);
         let mut buf = [0; 512];
         let len = grant.emit(&segments, &mut buf).unwrap();
         let parsed = Grant::parse(&buf[..len]).unwrap();
         prop_assert_eq!((parsed.serial, parsed.credit, parsed.level, parsed.codec), (serial, credit, grant.level, grant.codec));
-        prop_assert_eq!((parsed.pages, parsed.answer), (pages, answer));
+        prop_assert_eq!((parsed.pages, parsed.answer, parsed.largest), (pages, answer, largest));
         prop_assert_eq!(parsed.segments().collect::<Vec<_>>(), segments);
-        for cut in 0..len {
+        for cut in 0..len - if largest.is_some() { 2 } else { 0 } {
             prop_assert!(Grant::parse(&buf[..cut]).is_err());
         }
     }

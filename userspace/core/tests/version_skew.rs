@@ -31,6 +31,7 @@ impl Crypto for NoCrypto {
 const START: Start6<'static> = Start6 {
     machine: Machine::X86_64,
     key: None,
+    turns: true,
     suites: 1,
     codecs: 7,
     max_datagram: 1416,
@@ -67,7 +68,7 @@ proptest! {
         later[25..27].copy_from_slice(&max_datagram.to_be_bytes());
         later[27..29].copy_from_slice(&(121 + header.len() as u16).to_be_bytes());
         let max_datagram = max_datagram.min(MAX_MAX_DATAGRAM);
-        prop_assert_eq!(Start6::parse(&later), Ok(Start6 { suites, codecs, max_datagram, ..START }));
+        prop_assert_eq!(Start6::parse(&later), Ok(Start6 { turns: flags & 2 != 0, suites, codecs, max_datagram, ..START }));
         // A header that is shorter than what every version has, or longer than the message, is none.
         for bad in [1u16, 120, length] {
             later[27..29].copy_from_slice(&bad.to_be_bytes());

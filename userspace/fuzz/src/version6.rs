@@ -146,6 +146,7 @@ pub fn session6_hands_over_only_what_was_asked(data: &[u8]) {
     let start = Start6 {
         machine: Machine::X86_64,
         key: None,
+        turns: true,
         suites: 1,
         codecs: 7,
         max_datagram: 1400,

@@ -362,6 +362,7 @@ fn only_a_client_itself_ends_its_silent_dump() {
         let start = Start6 {
             machine: Machine::X86_64,
             key,
+            turns: true,
             suites: 2,
             codecs: 1,
             max_datagram: 1416,

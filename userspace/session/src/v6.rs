@@ -21,7 +21,7 @@ use netdump_core::wire::ext::VolatileRange;
 use netdump_core::wire::v6::cluster::Piece;
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use netdump_core::wire::v6::message::{
-    kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Wait, MAX_REPAIRS,
+    kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Turn, Wait, MAX_REPAIRS,
 };
 use netdump_core::wire::v6::secure::{Channel, Key, Refused, Role, TrafficKeys};
 use netdump_core::wire::v6::{Codec, Level, Reason, SessionId, VERSION};
@@ -130,6 +130,8 @@ pub struct Session6 {
     channel: Channel<128>,
     authenticated: bool,
     codecs: Codecs,
+    /// The client knows turns.
+    turns: bool,
     phase: Phase,
     task: Task,
     events: Events,
@@ -151,6 +153,8 @@ pub struct Session6 {
     room: usize,
     most: usize,
     pages_per_datagram: f64,
+    /// The longest datagram that came, bytes.
+    largest: u16,
     position: Option<u32>,
     /// WAIT was sent, and the question behind it is due.
     told: bool,
@@ -207,6 +211,7 @@ impl Session6 {
             channel: Channel::new(Role::Server, keys, ours, parsed.session),
             authenticated: key.is_some(),
             codecs: Codecs::new(params.codec, parsed.codecs | Codec::Raw.bit()),
+            turns: parsed.turns,
             phase: Phase::Probe,
             task: Task::Idle,
             events: Events::default(),
@@ -225,6 +230,7 @@ impl Session6 {
             room: usize::MAX,
             most: usize::MAX,
             pages_per_datagram: 0.25,
+            largest: 0,
             position: None,
             told: false,
             grant: None,
@@ -273,7 +279,8 @@ impl Session6 {
             self.files = Files::Open;
             self.memory_began = Some(now);
             let ranges = std::mem::take(&mut self.ranges);
-            let mut memory = Box::new(Memory6::new(&ranges, 1, now));
+            let turn = if self.turns { Turn::First } else { Turn::Any };
+            let mut memory = Box::new(Memory6::new(&ranges, turn, now));
             memory.resume(&std::mem::take(&mut self.resumed));
             self.enter(Phase::Memory, Task::Memory(memory));
             self.rate.begin(now, self.channel.received());
@@ -453,8 +460,12 @@ impl Session6 {
             }
             return;
         }
+        let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
         match self.channel.open(&Ring, datagram) {
-            Ok((kind, counter, body)) => self.on_message(now, kind, counter.0, body),
+            Ok((kind, counter, body)) => {
+                self.largest = self.largest.max(len);
+                self.on_message(now, kind, counter.0, body);
+            }
             Err(Refused::Malformed | Refused::Forged) => self.counters.malformed += 1,
             Err(Refused::OtherSession) => self.counters.unknown_nr += 1,
             Err(Refused::Replayed) => self.counters.duplicate_chunks += 1,
@@ -894,6 +905,7 @@ impl Session6 {
         let mut grant = GrantBody::EMPTY;
         (grant.serial, grant.credit, grant.answer) = (self.serial, self.credit, answer);
         (grant.level, grant.codec, grant.pages) = (self.params.level, self.codecs.current(), self.params.cluster_pages);
+        grant.largest = Some(self.largest);
         self.send(kind::GRANT, buf, |body| grant.emit(segments, body))
     }
 

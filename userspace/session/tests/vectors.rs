@@ -305,6 +305,10 @@ fn version_6() {
     assert_eq!(grant.segments().collect::<Vec<_>>(), [segment]);
     let len = grant.emit(&[segment], &mut buf).unwrap();
     again("six-grant", &buf[..len]);
+    let later = Grant::parse(body("six-grant-largest", kind::GRANT, 10)).unwrap();
+    assert_eq!(later.largest, Some(1416));
+    let len = later.emit(&[], &mut buf).unwrap();
+    again("six-grant-largest", &buf[..len]);
 
     let repairs: Vec<_> = Repair::parse(body("six-repair", kind::REPAIR, 10)).unwrap().collect();
     assert_eq!(
@@ -336,6 +340,7 @@ fn version_6() {
 
     let start = Start6::parse(&all["six-start"]).unwrap();
     assert_eq!((start.machine, start.key, start.max_datagram), (Machine::X86_64, None, 1472));
+    assert!(start.turns);
     assert_eq!((start.fire_id, start.random, start.session), ([0xf1; 16], [0xa5; 32], session));
     let len = start.emit(&Ring, &Key::NONE, &mut buf).unwrap();
     assert_eq!(all["six-start"], buf[..len]);
@@ -477,6 +482,7 @@ fn keys_of_version_6() {
     let start = Start6 {
         machine: Machine::X86_64,
         key: Some(KeyName { key_id: [1; 16], arm_id: [2; 16] }),
+        turns: false,
         suites: 2,
         codecs: 7,
         max_datagram: 1472,

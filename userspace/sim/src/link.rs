@@ -30,6 +30,8 @@ pub struct LinkParams {
     pub jitter: u64,
     /// Bits per second; `None` is no limit.
     pub rate: Option<u64>,
+    /// Longer frames are dropped, bytes; `None` is no limit.
+    pub longest: Option<usize>,
     /// Bytes that wait at most, for their turn at `rate` or for their time; more are dropped.
     pub queue: usize,
 }
@@ -46,12 +48,13 @@ impl Default for LinkParams {
             delay: 0,
             jitter: 0,
             rate: None,
+            longest: None,
             queue: 16 << 20,
         }
     }
 }
 
-/// What was done to frames. `offered + duplicated = lost + overrun + delivered + (still in flight)`.
+/// What was done to frames. `offered + duplicated = lost + too_long + overrun + delivered + (still in flight)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct LinkStats {
     /// Frames that went in.
@@ -60,6 +63,8 @@ pub struct LinkStats {
     pub offered_bytes: u64,
     /// Dropped on purpose.
     pub lost: u64,
+    /// Dropped because they were too long.
+    pub too_long: u64,
     /// Dropped because too much was waiting.
     pub overrun: u64,
     /// Extra copies made.
@@ -163,6 +168,10 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Clone> Link<T> {
         self.next_seq += 1;
         if self.chance(self.params.loss) {
             self.stats.lost += 1;
+            return Some(frame);
+        }
+        if self.params.longest.is_some_and(|longest| len > longest) {
+            self.stats.too_long += 1;
             return Some(frame);
         }
         if self.waiting_bytes + len > self.params.queue {
@@ -310,6 +319,14 @@ mod tests {
         let (out, stats) = run(params, 10_000, 6);
         assert!(out.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 9_000), "10 us apart");
         assert!((0.89..0.91).contains(&share(stats.overrun, stats.offered)), "{stats:?}");
+    }
+
+    #[test]
+    fn what_is_too_long_is_dropped() {
+        for (longest, lost) in [(125, 0), (124, 100)] {
+            let (out, stats) = run(LinkParams { longest: Some(longest), ..Default::default() }, 100, 9);
+            assert_eq!((out.len() as u64, stats.too_long), (100 - lost, lost));
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Liar {
         let start = Start6 {
             machine: Machine::X86_64,
             key: Some(KeyName { key_id: [1; 16], arm_id: [2; 16] }),
+            turns: true,
             suites: 2,
             codecs: 7,
             max_datagram: 1416,

@@ -174,6 +174,31 @@ fn a_narrow_wire_with_little_room() {
     assert!(seconds(&world) < 1.7 * best, "{:.1} s where {best:.1} s would do", seconds(&world));
 }
 
+/// A path that takes less than both ends agree on, and says nothing of it.
+#[test]
+fn a_path_for_shorter_datagrams_than_agreed_on() {
+    for (longest, used, loss) in
+        [(1416, 1416, 0.0), (1415, 1412, 0.0), (1372, 1372, 0.0), (1250, 1200, 0.0), (1372, 1372, 0.2)]
+    {
+        let mut params = World6Params::default();
+        params.image.memory = 4 * MIB;
+        (params.up.longest, params.up.loss, params.seed) = (Some(longest), loss, 3);
+        let longest_sent = std::rc::Rc::new(std::cell::Cell::new(0));
+        let mut world = World6::new(params);
+        let seen = longest_sent.clone();
+        world.attacker = Some(Box::new(move |to_client, datagram| {
+            if !to_client && datagram[1] == kind::PIECE {
+                seen.set(datagram.len().max(seen.get()));
+            }
+            vec![datagram]
+        }));
+        world.run_to_the_end();
+        world.assert_complete();
+        assert_eq!(longest_sent.get(), used, "a path for {longest}, loss {loss}");
+        assert!(world.up().stats().too_long < 30, "{:?}", world.up().stats());
+    }
+}
+
 #[test]
 fn a_server_that_says_wait() {
     let mut world = World6::new(World6Params::default());
@@ -518,7 +543,7 @@ fn who_recorded_a_dump_and_has_the_key_reads_it() {
     let start = Start6::parse(&up[0]).unwrap();
     assert_eq!(start.key.unwrap().key_id, [1; 16]);
     let ack = Ack6::parse(&down[0]).unwrap();
-    let mut read = |key: &Key| {
+    let read = |key: &Key| {
         let keys = TrafficKeys::derive(&Ring, key, &up[0], &down[0]);
         let mut channel = Channel::<4>::new(Role::Server, Some(keys), ack.server, start.session);
         let mut pages = 0;

@@ -70,19 +70,20 @@ pub(crate) struct Memory6 {
 }
 
 impl Memory6 {
-    /// `ranges`: page frames that are wanted, in the order in which they are.
-    pub(crate) fn new(ranges: &[Range<u64>], first_id: u32, now: Instant) -> Self {
+    /// `ranges`: page frames that are wanted, in the order in which they are. `turn`: the first one; [`Turn::Any`] if there is but
+    /// one, for all pages.
+    pub(crate) fn new(ranges: &[Range<u64>], turn: Turn, now: Instant) -> Self {
         let missing = all(ranges);
         Memory6 {
             total: missing.frames(),
             ranges: ranges.to_vec(),
-            turn: Turn::First,
+            turn,
             had: Had::default(),
             missing,
             fresh: fresh(ranges),
             again: VecDeque::new(),
             active: Vec::new(),
-            next_id: first_id,
+            next_id: 1,
             assembly: Assembly::new(),
             changed: true,
             pages: 0,
@@ -104,7 +105,9 @@ impl Memory6 {
         if resumed.accounted.is_empty() {
             return; // those that come first may not all be there
         }
-        self.turn = Turn::Second;
+        if self.turn == Turn::First {
+            self.turn = Turn::Second;
+        }
         for frames in &resumed.accounted {
             self.missing.remove(frames.clone());
         }
@@ -233,7 +236,7 @@ impl Memory6 {
     fn account(&mut self, frames: Range<u64>, pages: u64, events: &mut Events) -> u64 {
         let parts = self.missing.remove(frames);
         let accounted: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        if self.turn == Turn::Second && accounted > 0 {
+        if self.turn != Turn::First && accounted > 0 {
             let before: u64 = parts.iter().map(|part| self.had.count(part.clone())).sum();
             let left_out = accounted.saturating_sub(pages + before);
             if left_out > 0 {
@@ -419,7 +422,7 @@ mod tests {
     fn what_is_there_already_is_not_handed_over_and_zeroes_take_no_room() {
         let now = Instant::now();
         let ranges = [0..10, 20..u64::from(u32::MAX)];
-        let mut memory = Memory6::new(&ranges, 1, now);
+        let mut memory = Memory6::new(&ranges, Turn::First, now);
         let mut events = Events::default();
         let frames = |skip, pages, zero| Frames { skip, pages, zero };
         let mut put = |memory: &mut Memory6, first, runs: &[Frames]| {

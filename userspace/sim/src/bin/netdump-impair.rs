@@ -90,6 +90,9 @@ macro_rules! direction {
             /// Bits per second.
             #[arg(id = concat!("rate", $suffix), long = concat!("rate", $suffix), value_name = "RATE", value_parser = units::rate)]
             rate: Option<u64>,
+            /// Drop frames that are longer, their Ethernet header included: 1414 is an MTU of 1400.
+            #[arg(id = concat!("longest", $suffix), long = concat!("longest", $suffix), value_name = "BYTES")]
+            longest: Option<usize>,
             /// Bytes that wait at most before frames are dropped; 16M if not given.
             #[arg(id = concat!("queue", $suffix), long = concat!("queue", $suffix), value_name = "BYTES", value_parser = units::bytes)]
             queue: Option<u64>,
@@ -107,6 +110,7 @@ macro_rules! direction {
                 set(&mut params.jitter, self.jitter.map(nanos));
                 set(&mut params.queue, self.queue.and_then(|bytes| usize::try_from(bytes).ok()));
                 params.rate = self.rate.or(params.rate);
+                params.longest = self.longest.or(params.longest);
             }
         }
     };
