@@ -51,8 +51,10 @@ pub const MAX_OUTBOUND: usize = MAX_INBOUND;
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 /// Questions to a client that has not answered one yet.
 const PROBE_TRIES: u32 = 12;
-/// While nothing comes, grants are sent again with longer and longer pauses up to this.
+/// While nothing comes, grants are sent again with longer and longer pauses up to this …
 const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// … after so many of them.
+const PATIENT: u32 = 6;
 /// The client offers a new handshake after two seconds of silence: it hears from us twice in that time.
 const KEEPALIVE: Duration = Duration::from_millis(900);
 
@@ -148,6 +150,12 @@ pub struct Session6 {
     pause: Duration,
     /// Datagrams that came since the last grant.
     since_grant: u64,
+    /// The highest counter plus 1 when it was sent.
+    granted_at: u64,
+    /// Grants in a row before which nothing came.
+    idle: u32,
+    /// The datagram that was sent last, if it is to be sent once more.
+    copy: Vec<u8>,
     repairs: VecDeque<Repair>,
     probes: u32,
     room: usize,
@@ -225,6 +233,9 @@ impl Session6 {
             grant_due: now + Duration::from_millis(50),
             pause: Duration::from_millis(100),
             since_grant: 0,
+            granted_at: 0,
+            idle: 0,
+            copy: Vec::new(),
             repairs: VecDeque::new(),
             probes: 0,
             room: usize::MAX,
@@ -426,7 +437,10 @@ impl Session6 {
         let lists = self.asked.capacity() * size_of::<(u32, Instant)>()
             + self.repairs.capacity() * size_of::<Repair>()
             + self.ranges.capacity() * size_of::<Range<u64>>();
-        let bytes = self.start.capacity() + self.inbox.capacity() + self.notes.as_ref().map_or(0, Vec::capacity);
+        let bytes = self.start.capacity()
+            + self.inbox.capacity()
+            + self.notes.as_ref().map_or(0, Vec::capacity)
+            + self.copy.capacity();
         task + lists + bytes + self.events.held()
     }
 
@@ -501,6 +515,7 @@ impl Session6 {
             let (_, sent) = self.asked[at];
             self.asked.drain(..=at);
             self.rate.measured(now, now.saturating_duration_since(sent));
+            self.rate.answered(at);
         }
         for (sum, said) in self.left_out.iter_mut().zip(progress.left_out) {
             // They only grow, and answers may come in any order.
@@ -516,10 +531,19 @@ impl Session6 {
         self.check_memory(now);
     }
 
+    /// Time between two grants.
+    fn interval(&self) -> Duration {
+        self.rate.rtt().map_or(GRANT_INTERVAL, |rtt| (rtt / 4).max(GRANT_INTERVAL))
+    }
+
     fn note_arrival(&mut self, now: Instant) {
         self.since_grant += 1;
-        self.rate.received(now, self.channel.received(), self.credit);
-        if self.since_grant * 4 >= self.rate.window() {
+        let next = self.channel.received();
+        self.rate.received(now, next, self.credit);
+        // Somebody is there: a long pause is over.
+        self.grant_due = self.grant_due.min(now + self.interval());
+        // What was lost made room as well.
+        if next.saturating_sub(self.granted_at).saturating_mul(4) >= self.rate.window() {
             self.grant_due = self.grant_due.min(now);
         }
     }
@@ -815,10 +839,20 @@ impl Session6 {
             self.counters.requests += 1;
             return true;
         }
+        if !self.copy.is_empty() {
+            std::mem::swap(buf, &mut self.copy);
+            self.copy.clear();
+            self.counters.requests += 1;
+            return true;
+        }
         buf.resize(MAX_OUTBOUND, 0);
         let len = self.write(now, buf);
         self.counters.requests += u64::from(len.is_some());
         buf.truncate(len.unwrap_or(0));
+        if self.rate.is_lossy() && len.is_some() {
+            // The same to the last byte: the client takes the counter once.
+            self.copy.extend_from_slice(buf);
+        }
         len.is_some()
     }
 
@@ -876,11 +910,13 @@ impl Session6 {
             // Pages that came while the disk has no room would wait in memory.
             let affordable = (self.room as f64 / self.pages_per_datagram.max(0.05)) as u64;
             self.credit = self.credit.max(self.channel.received().saturating_add(window.min(affordable)));
-            let interval = self.rate.rtt().map_or(GRANT_INTERVAL, |rtt| (rtt / 4).max(GRANT_INTERVAL));
+            let interval = self.interval();
             let idle = self.since_grant == 0;
-            self.pause = if idle { (self.pause * 2).clamp(interval, MAX_PAUSE) } else { interval };
+            self.idle = if idle { self.idle.saturating_add(1) } else { 0 };
+            // A few may be lost, or what they brought; then there is nobody.
+            self.pause = if self.idle > PATIENT { (self.pause * 2).clamp(interval, MAX_PAUSE) } else { interval };
             self.grant_due = now + self.pause;
-            self.since_grant = 0;
+            (self.since_grant, self.granted_at) = (0, self.channel.received());
             let answer = idle || self.asked.back().is_none_or(|(_, at)| now >= *at + interval);
             let Task::Memory(memory) = &mut self.task else { return None };
             let segments = memory.segments();

@@ -168,6 +168,10 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Clone> Link<T> {
         self.next_seq += 1;
         if self.chance(self.params.loss) {
             self.stats.lost += 1;
+            // It is lost at the far end: the wire was busy with it. Where there is a queue it has waited in it, if there was room.
+            if self.waiting_bytes + len <= self.params.queue {
+                self.occupy(now, len);
+            }
             return Some(frame);
         }
         if self.params.longest.is_some_and(|longest| len > longest) {
@@ -198,15 +202,17 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Clone> Link<T> {
         probability > 0.0 && self.rng.f64() < probability
     }
 
+    /// When the wire is done with a frame of `len` bytes that goes in now.
+    fn occupy(&mut self, now: u64, len: usize) -> u64 {
+        let Some(rate) = self.params.rate else { return now };
+        let nanos = u128::from(len as u64) * 8 * 1_000_000_000 / u128::from(rate);
+        self.free_at = now.max(self.free_at).saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.free_at
+    }
+
     /// When a frame of `len` bytes that goes in now comes out.
     fn due(&mut self, now: u64, len: usize) -> u64 {
-        let mut at = now;
-        if let Some(rate) = self.params.rate {
-            let nanos = u128::from(len as u64) * 8 * 1_000_000_000 / u128::from(rate);
-            at = at.max(self.free_at).saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
-            self.free_at = at;
-        }
-        at = at.saturating_add(self.params.delay);
+        let mut at = self.occupy(now, len).saturating_add(self.params.delay);
         if self.params.jitter > 0 {
             at = at.saturating_add(self.rng.u64(0..=self.params.jitter));
         }

@@ -3,19 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netdump_core::wire::v6::cluster::{Piece, MAX_CLUSTER_LEN};
 use netdump_core::wire::v6::message::{Repair, Turn};
 use netdump_core::wire::v6::Codec;
 use netdump_core::wire::Pfn;
 
+use super::rate::Rate;
 use crate::event::PageBuf;
 
 /// Clusters that are put together at a time.
 const MAX_OPEN: usize = 1024;
 /// Repairs of one cluster in which nothing new came: then it is fetched anew.
 const MAX_FRUITLESS: u32 = 50;
+/// Repairs that are not answered yet: the client drops what it has no room for, and some of them wait at its door.
+const MAX_ASKED: usize = 48;
 /// Buffers kept for clusters to come: no more than the owner has had at a time (`set_write_room`), and these at most.
 const MAX_POOL: usize = 1024;
 
@@ -30,17 +33,32 @@ struct Open {
     length: u32,
     buf: PageBuf,
     gap: u32,
-    /// Its last piece was to have about this counter.
+    /// The last of the pieces that are on their way was to have about this counter.
     last_counter: u64,
     /// When something of it came, or was asked for.
     touched: Instant,
-    asked: bool,
+    /// Pieces that were asked for, until the first of them comes: those behind it follow at once.
+    asked: u64,
+    /// The answer has counters from here on, and is behind so many pieces.
+    answer: (u64, u64),
     fruitless: u32,
 }
 
 impl Open {
     fn missing(&self) -> u64 {
         !self.have & (u64::MAX >> (64 - u32::from(self.pieces)))
+    }
+
+    /// When what is missing should have come. `next` is the highest counter plus 1.
+    fn due(&self, next: u64, rate: &Rate) -> Instant {
+        if self.asked != 0 {
+            self.touched + rate.repair_patience() + rate.time_of(self.answer.1)
+        } else if next > self.last_counter.saturating_add(1) {
+            self.touched + rate.reordering()
+        } else {
+            // The client has no credit for them yet, or it is gone.
+            self.touched + rate.patience()
+        }
     }
 }
 
@@ -140,7 +158,8 @@ impl Assembly {
             gap: piece.gap,
             last_counter,
             touched: now,
-            asked: false,
+            asked: 0,
+            answer: (0, 0),
             fruitless: 0,
         });
         let same = (open.build, open.codec, open.pieces, open.length)
@@ -148,7 +167,7 @@ impl Assembly {
         if !same {
             // The client read it again and found other bytes: what came before belongs to nothing any more.
             (open.build, open.codec, open.pieces, open.length) = (piece.build, piece.codec, piece.pieces, piece.length);
-            (open.have, open.last_counter, open.touched, open.asked) = (0, last_counter, now, false);
+            (open.have, open.last_counter, open.touched, open.asked) = (0, last_counter, now, 0);
         }
         let bit = 1 << piece.piece;
         if open.have & bit != 0 {
@@ -160,7 +179,11 @@ impl Assembly {
         open.have |= bit;
         open.touched = now;
         open.fruitless = 0;
-        open.last_counter = open.last_counter.max(last_counter);
+        if open.asked & bit != 0 && counter >= open.answer.0 {
+            let behind = (open.asked & !(bit | (bit - 1))).count_ones();
+            open.last_counter = counter.saturating_add(u64::from(behind));
+            open.asked = 0;
+        }
         if open.missing() != 0 {
             return Put::Open;
         }
@@ -187,20 +210,26 @@ impl Assembly {
         &mut self,
         now: Instant,
         next: u64,
-        reordering: Duration,
-        patience: Duration,
+        rate: &Rate,
         max: usize,
         end_of: impl Fn(u64) -> u64,
     ) -> Vec<Repair> {
         let mut repairs = Vec::new();
         let mut hopeless = Vec::new();
+        // Those that the client has in its hands, and their pieces.
+        let (mut asked, mut pieces) = (0, 0);
+        for open in self.open.values_mut() {
+            if open.asked != 0 && now >= open.due(next, rate) {
+                open.asked = 0; // it was lost
+            }
+            asked += usize::from(open.asked != 0);
+            pieces += u64::from(open.asked.count_ones());
+        }
         for (first, open) in &mut self.open {
-            if repairs.len() >= max {
+            if repairs.len() >= max || asked >= MAX_ASKED {
                 break;
             }
-            let age = now.saturating_duration_since(open.touched);
-            let overtaken = !open.asked && next > open.last_counter.saturating_add(1) && age >= reordering;
-            if !overtaken && age < patience {
+            if now < open.due(next, rate) {
                 continue;
             }
             if open.fruitless >= MAX_FRUITLESS {
@@ -208,8 +237,11 @@ impl Assembly {
                 continue;
             }
             open.fruitless += 1;
-            open.asked = true;
+            open.asked = open.missing();
             open.touched = now;
+            asked += 1;
+            pieces += u64::from(open.asked.count_ones());
+            open.answer = (next, pieces);
             repairs.push(Repair {
                 first: Pfn(*first),
                 end: Pfn(end_of(*first).max(first + 1)),
@@ -227,12 +259,12 @@ impl Assembly {
     }
 
     /// When something will be overdue.
-    pub(crate) fn deadline(&self, next: u64, reordering: Duration, patience: Duration) -> Option<Instant> {
-        let due = |open: &Open| {
-            let overtaken = !open.asked && next > open.last_counter.saturating_add(1);
-            open.touched + if overtaken { reordering } else { patience }
-        };
-        self.open.values().map(due).min()
+    pub(crate) fn deadline(&self, next: u64, rate: &Rate) -> Option<Instant> {
+        let asked = self.open.values().filter(|open| open.asked != 0);
+        if asked.clone().count() >= MAX_ASKED {
+            return asked.map(|open| open.due(next, rate)).min();
+        }
+        self.open.values().map(|open| open.due(next, rate)).min()
     }
 
     /// Forgets clusters that another one has covered.

@@ -160,6 +160,8 @@ impl Memory6 {
         while self.active.len() < MAX_SEGMENTS {
             let fresh = self.active.iter().filter(|active| !active.segment.again).count();
             let (range, again) = match self.again.pop_front() {
+                // It may have come after all.
+                Some(range) if self.missing.within(range.clone()).next().is_none() => continue,
                 Some(range) => (range, true),
                 None if fresh < FRESH => match self.fresh.pop_front() {
                     Some(range) => (range, false),
@@ -227,7 +229,8 @@ impl Memory6 {
             events.push(Event::Accounted { frames, early: true });
         }
         self.pages += pages;
-        self.account(frames, pages, events);
+        self.account(frames.clone(), pages, events);
+        self.close_again(now, &frames);
         self.advanced = now;
         came
     }
@@ -247,6 +250,24 @@ impl Memory6 {
             parts.into_iter().for_each(|frames| events.push(Event::Accounted { frames, early: false }));
         }
         accounted
+    }
+
+    /// What was granted again is done with as soon as all of it is there, whatever the client has yet to say: others wait for
+    /// its place.
+    fn close_again(&mut self, now: Instant, frames: &Range<u64>) {
+        let (before, missing) = (self.active.len(), &self.missing);
+        self.active.retain_mut(|active| {
+            let Segment { start, end, again, .. } = active.segment;
+            if end.0 <= frames.start || frames.end <= start.0 {
+                return true;
+            }
+            if let (true, Some((due, _))) = (active.finished, &mut active.check) {
+                // What waited for this cluster waits no longer.
+                *due = now.min(*due);
+            }
+            !again || missing.within(start.0..end.0).next().is_some()
+        });
+        self.changed |= self.active.len() < before && !self.again.is_empty();
     }
 
     /// The client says where it stands.
@@ -288,7 +309,7 @@ impl Memory6 {
             // Those that were granted again come first.
             active.iter().map(|a| &a.segment).find(|s| holds(s)).map_or_else(|| fallback(first), |s| s.end.0)
         };
-        let mut repairs = self.assembly.overdue(now, next, rate.reordering(), rate.patience(), MAX_REPAIRS, end_of);
+        let mut repairs = self.assembly.overdue(now, next, rate, MAX_REPAIRS, end_of);
         repairs.iter_mut().for_each(|repair| repair.turn = self.turn);
         self.repaired += repairs.iter().map(|repair| u64::from(repair.missing.count_ones())).sum::<u64>();
         repairs
@@ -329,7 +350,7 @@ impl Memory6 {
                 lost.push(part);
             }
             let active = &mut self.active[n];
-            active.check = (active.finished && waiting).then(|| (now + rate.patience(), upto));
+            active.check = (active.finished && waiting).then(|| (now + rate.repair_patience(), upto));
         }
         self.active.retain(|active| !active.finished || active.check.is_some());
         if !lost.is_empty() {
@@ -342,7 +363,7 @@ impl Memory6 {
     /// When [`poll`](Self::poll) has something to do, if nothing comes before.
     pub(crate) fn deadline(&self, next: u64, rate: &Rate) -> Option<Instant> {
         let checks = self.active.iter().filter_map(|active| active.check).map(|(due, _)| due).min();
-        let repairs = self.assembly.deadline(next, rate.reordering(), rate.patience());
+        let repairs = self.assembly.deadline(next, rate);
         [checks, repairs].into_iter().flatten().min()
     }
 }

@@ -21,8 +21,22 @@ const SHORTEST: Duration = Duration::from_micros(300);
 const SLACK: Duration = Duration::from_millis(2);
 /// A path that loses more than this …
 const TOO_LOSSY: f64 = 0.3;
-/// … for so long is overloaded, whatever it carries.
+/// … for so long may be overloaded. Whether it is shows when less is sent: if it loses as much as before it is a bad path, and
+/// sending less would only be slower; otherwise what it carries is the limit.
 const LOSSY_FOR: Duration = Duration::from_secs(3);
+/// After a bad path was found to be one it is not tried again for so long.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// Datagrams over which a trial looks at the loss, and rounds before, which say nothing: they were sent earlier.
+const TRIAL: u64 = 400;
+const TRIAL_LAG: u32 = 2;
+/// Loss that the window makes up for, at most: what is lost on a path that is full is not to be made up for.
+const MADE_UP: f64 = 0.35;
+/// Loss of a path on which two copies of each datagram of ours are sent.
+const COPIES: f64 = 0.02;
+/// Likewise of grants that are not answered: either may be lost, and a client may answer two at once.
+const UNANSWERED: f64 = 0.1;
+/// Datagrams over which loss is averaged.
+const LOSS_OVER: f64 = 1000.0;
 /// The least round-trip time is forgotten after so long: a path may change.
 const MIN_FOR: Duration = Duration::from_secs(10);
 
@@ -37,11 +51,29 @@ pub(crate) struct Rate {
     rates: VecDeque<f64>,
     min_rtt: Option<(Duration, Instant)>,
     smoothed: Option<Duration>,
+    /// How far samples are from `smoothed`, smoothed.
+    deviation: Duration,
     latest: Option<Duration>,
     round: Round,
+    /// Share of datagrams lost, averaged.
+    loss: f64,
+    /// Share of grants that were to be answered and were not, averaged.
+    unanswered: f64,
     lossy_since: Option<Instant>,
-    /// Halvings because of loss.
-    divided: u32,
+    trial: Option<Trial>,
+    /// The window is no larger, because the path was found to be full.
+    ceiling: Option<(u64, Instant)>,
+}
+
+/// Less is sent, to see whether less is lost then.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    /// Loss before.
+    before: f64,
+    window: u64,
+    rounds: u32,
+    sent: u64,
+    received: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,10 +97,14 @@ impl Rate {
             rates: VecDeque::with_capacity(ROUNDS),
             min_rtt: None,
             smoothed: None,
+            deviation: Duration::ZERO,
             latest: None,
             round: Round { since: now, until: FIRST, from: 0, received: 0 },
+            loss: 0.0,
+            unanswered: 0.0,
             lossy_since: None,
-            divided: 0,
+            trial: None,
+            ceiling: None,
         }
     }
 
@@ -90,9 +126,33 @@ impl Rate {
         self.smoothed
     }
 
-    /// How long to wait for what was asked for.
+    /// How long to wait for what was asked for, where the client may have work with it.
     pub(crate) fn patience(&self) -> Duration {
         self.smoothed.map_or(Duration::from_millis(200), |rtt| rtt * 2 + Duration::from_millis(15))
+    }
+
+    /// How long to wait for memory that was asked for, if nothing else is to come before it.
+    pub(crate) fn repair_patience(&self) -> Duration {
+        self.smoothed.map_or(Duration::from_millis(200), |rtt| rtt + rtt / 4 + self.deviation * 4 + SLACK)
+    }
+
+    /// How long so many datagrams take.
+    pub(crate) fn time_of(&self, datagrams: u64) -> Duration {
+        // Not before something was measured, and no longer than anybody waits.
+        let seconds = if self.rates.is_empty() { 0.0 } else { datagrams as f64 / self.best().max(1.0) };
+        Duration::from_secs_f64(seconds.min(1.0))
+    }
+
+    /// Whether so much is lost that what is sent to the client is sent twice: there are few of them and they are small, and
+    /// it is their loss that makes everybody wait.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.loss > COPIES || self.unanswered > UNANSWERED
+    }
+
+    /// A grant was answered, and so many before it were not.
+    pub(crate) fn answered(&mut self, lost: usize) {
+        let share = lost as f64 / (lost + 1) as f64;
+        self.unanswered += (share - self.unanswered) * ((lost + 1) as f64 / 64.0).min(1.0);
     }
 
     /// How long one datagram may come after one that was sent later.
@@ -102,6 +162,8 @@ impl Rate {
 
     /// A grant was answered.
     pub(crate) fn measured(&mut self, now: Instant, sample: Duration) {
+        let off = self.smoothed.map_or(sample / 2, |smoothed| smoothed.abs_diff(sample));
+        self.deviation = if self.smoothed.is_none() { off } else { (self.deviation * 3 + off) / 4 };
         self.smoothed = Some(self.smoothed.map_or(sample, |smoothed| (smoothed * 7 + sample) / 8));
         self.latest = Some(sample);
         let stale = self.min_rtt.is_none_or(|(min, at)| sample <= min || now.saturating_duration_since(at) > MIN_FOR);
@@ -132,23 +194,31 @@ impl Rate {
             self.rates.pop_front();
         }
         self.rates.push_back(rate);
-        self.note_loss(now, 1.0 - round.received as f64 / (next - round.from).max(1) as f64);
+        self.note_loss(now, round.received, (next - round.from).max(1));
         if self.startup {
             self.stalls = if rate > before * GROWTH { 0 } else { self.stalls + 1 };
             // A queue that does not make it faster is the end of the path's room.
             let full = self.stalls > 0 && self.is_queueing();
-            self.startup = self.stalls < STALLS && self.divided == 0 && !full;
+            self.startup = self.stalls < STALLS && self.ceiling.is_none() && !full;
         }
-        let carried = self.min_rtt.map_or(0.0, |(rtt, _)| self.best() * rtt.max(SHORTEST).as_secs_f64());
+        let carried = self.carried();
         let window = if self.startup {
             // What was measured lags a doubling behind.
             (self.window * 2).min(((carried * 4.0) as u64).saturating_add(FIRST))
         } else if self.is_queueing() {
             (carried * 1.25) as u64
         } else {
-            ((carried * 2.0) as u64).saturating_add(4)
+            // What is lost takes room on the way as well.
+            ((carried * 2.0 / (1.0 - self.loss.min(MADE_UP))) as u64).saturating_add(4)
         };
-        self.window = (window >> self.divided.min(32)).clamp(LEAST, self.cap);
+        let trial = self.trial.map_or(u64::MAX, |trial| trial.window);
+        let ceiling = self.ceiling.map_or(u64::MAX, |(ceiling, _)| ceiling);
+        self.window = window.min(trial).min(ceiling).clamp(LEAST, self.cap);
+    }
+
+    /// Datagrams that arrive in the least round-trip time.
+    fn carried(&self) -> f64 {
+        self.min_rtt.map_or(0.0, |(rtt, _)| self.best() * rtt.max(SHORTEST).as_secs_f64())
     }
 
     fn best(&self) -> f64 {
@@ -161,17 +231,47 @@ impl Rate {
         matches!((now, self.min_rtt), (Some(now), Some((min, _))) if now > min + min / 4 + SLACK)
     }
 
-    fn note_loss(&mut self, now: Instant, loss: f64) {
-        if loss <= TOO_LOSSY {
-            self.lossy_since = None;
-            self.divided = self.divided.saturating_sub(1);
+    /// Of `sent` datagrams so many came.
+    fn note_loss(&mut self, now: Instant, received: u64, sent: u64) {
+        // Copies can make it more than all.
+        let loss = 1.0 - (received as f64 / sent as f64).min(1.0);
+        self.loss += (loss - self.loss) * (sent as f64 / LOSS_OVER).min(1.0);
+        if let Some((ceiling, since)) = &mut self.ceiling {
+            // A path may get wider.
+            if now.saturating_duration_since(*since) > Duration::from_secs(1) {
+                (*ceiling, *since) = (*ceiling + *ceiling / 8 + 1, now);
+            }
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.rounds += 1;
+            if trial.rounds > TRIAL_LAG {
+                // A client may count as it likes.
+                trial.sent = trial.sent.saturating_add(sent);
+                trial.received += received;
+            }
+            if trial.sent < TRIAL {
+                return;
+            }
+            let after = 1.0 - (trial.received as f64 / trial.sent as f64).min(1.0);
+            if after < trial.before * 0.75 {
+                self.ceiling = Some((trial.window, now));
+                self.lossy_since = None;
+            } else {
+                self.lossy_since = Some(now + TRY_AGAIN);
+            }
+            self.trial = None;
+            return;
+        }
+        if self.loss <= TOO_LOSSY {
+            // While it is known for a bad path, less loss for a moment is chance.
+            self.lossy_since = self.lossy_since.filter(|since| *since > now);
             return;
         }
         let since = *self.lossy_since.get_or_insert(now);
         if now.saturating_duration_since(since) > LOSSY_FOR {
-            self.divided = (self.divided + 1).min(16);
-            // The next second counts anew.
-            self.lossy_since = Some(since + Duration::from_secs(1));
+            // No more than arrives.
+            let window = (self.carried() as u64).min(self.window / 2).max(LEAST);
+            self.trial = Some(Trial { before: self.loss, window, rounds: 0, sent: 0, received: 0 });
         }
     }
 
@@ -214,5 +314,60 @@ mod tests {
             assert!(window >= holds * 0.99 && window <= holds * 3.0 + 8.0, "{window} where {holds} would do");
         }
         assert_eq!(settled(1e6, 50 * ms, 1000), 1000, "no more than the receiver has room for");
+    }
+
+    /// A path that carries `rate` datagrams a second and loses the share `loss` of them, 1 ms long. What is more waits, or is lost
+    /// if there is no room to wait: the window after 20 s, and the share that came in the second half of them.
+    fn lossy(rate: f64, loss: f64, waits: bool) -> (u64, f64) {
+        let rtt = Duration::from_millis(1);
+        let mut now = Instant::now();
+        let mut it = Rate::new(now, 1 << 16);
+        let mut chance = fastrand(1);
+        let (mut next, mut credit) = (0, it.window());
+        let (mut all, mut came) = (0, 0);
+        let end = now + Duration::from_secs(20);
+        while now < end {
+            let sent = credit - next;
+            let room = (rate * rtt.as_secs_f64()) as u64;
+            let took = if waits { rtt.max(Duration::from_secs_f64(sent as f64 / rate)) } else { rtt };
+            it.measured(now, took);
+            for n in 0..sent {
+                let fits = waits || n * room.min(sent) / sent != (n + 1) * room.min(sent) / sent;
+                if fits && chance() >= loss {
+                    it.received(now + took * (n as u32 + 1) / sent as u32, next + n + 1, credit);
+                    came += u64::from(now + Duration::from_secs(10) > end);
+                }
+            }
+            all += if now + Duration::from_secs(10) > end { sent } else { 0 };
+            now += took;
+            next += sent;
+            credit = next + it.window();
+        }
+        (it.window(), came as f64 / all as f64)
+    }
+
+    /// Numbers from 0 to 1.
+    fn fastrand(mut seed: u64) -> impl FnMut() -> f64 {
+        move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    #[test]
+    fn a_bad_path_is_no_full_one() {
+        let rate = 1e5;
+        for loss in [0.05, 0.2, 0.29, 0.31, 0.35, 0.5] {
+            let (window, came) = lossy(rate, loss, true);
+            println!("{loss}: {window} {came}");
+            // 100 fill it, and some wait.
+            assert!((100..1000).contains(&window), "{loss}: {window}: it was taken for a full one");
+        }
+        let (window, came) = lossy(rate, 0.0, false);
+        println!("full: {window} {came}");
+        assert!(
+            (80..150).contains(&window) && came > 0.7,
+            "{window} {came}: most of it is lost because of what we send"
+        );
     }
 }
