@@ -156,7 +156,7 @@ test-debug: server ## the modules on a kernel with KASAN, lockdep and kmemleak
 	@$(tests)/build-modules --flavour debug
 	@$(tests)/run-tests.py --tier debug
 
-bench: judges modules server ## dumps beside pktgen and a bare loop, netconsole beside the stock one, console text beside rsyslog, level 31 beside kdump over ssh (as root); build/bench/
+bench: judges modules server ## dumps beside pktgen and a bare loop, netconsole beside the stock one, console text beside rsyslog, level 31 beside kdump over ssh, bad and long paths beside plain ones (as root); build/bench/
 	@$(guest)/bench.py
 	@$(guest)/bench_native.py
 	@$(guest)/bench_console.py
@@ -164,6 +164,8 @@ bench: judges modules server ## dumps beside pktgen and a bare loop, netconsole 
 	@$(guest)/bench_logs.py
 	@$(lab) --kdump >/dev/null
 	@$(guest)/bench_kdump.py
+	@$(guest)/bench_path.py
+	@$(tests)/bench_plot.py
 
 fuzz: need-cargo ## coverage-guided fuzzing, 10 minutes for each target (FUZZ_SECONDS)
 	@userspace/fuzz/run $(or $(FUZZ_SECONDS),600)

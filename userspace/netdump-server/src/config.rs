@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netdump_core::wire::v6::message::MAX_CLUSTER_PAGES;
 use netdump_core::wire::v6::{Codec, Level, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM};
 use netdump_session::v6::Encoding;
 use netdump_session::MIN_WINDOW;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub codec: Encoding,
     /// The longest datagram that clients send, bytes of UDP payload; they may have to send shorter ones. Version 6.
     pub max_datagram: u16,
+    /// Pages that clients pack together, at most. Version 6.
+    pub cluster_pages: u8,
     /// Command that is run on each finished vmcore (its path is appended); empty is none.
     pub compress: String,
     /// Receive buffer asked for, in bytes.
@@ -128,6 +131,7 @@ impl Default for Settings {
             level: Level::ALL,
             codec: Encoding::Best,
             max_datagram: 1416,
+            cluster_pages: MAX_CLUSTER_PAGES,
             compress: String::new(),
             rcvbuf: 32 << 20,
             max_outstanding_pages: 192,
@@ -290,6 +294,9 @@ pub const KEYS: &[Key] = &[
     key!("max_datagram", Kind::Value("BYTES"), Yes,
         |s, v| put(&mut s.max_datagram, number(v, MIN_MAX_DATAGRAM.into(), MAX_MAX_DATAGRAM.into())), |s| s.max_datagram.to_string(),
         "Longest datagram of version 6; more than 1416 where every link takes it"),
+    key!("cluster_pages", Kind::Value("1-16"), Yes,
+        |s, v| put(&mut s.cluster_pages, number(v, 1, MAX_CLUSTER_PAGES.into())), |s| s.cluster_pages.to_string(),
+        "Pages that clients of version 6 pack together"),
     key!("compress", Kind::Value("COMMAND"), Yes,
         |s, v| put(&mut s.compress, command(v)), |s| quote(Some(s.compress.clone())),
         "Command to run on each finished vmcore"),

@@ -187,6 +187,7 @@ impl Server {
             level: self.settings.level,
             codec: self.settings.codec,
             max_datagram: self.settings.max_datagram,
+            cluster_pages: self.settings.cluster_pages,
             max_window: self.window_6(),
             silence: self.settings.client_timeout,
             ..Params6::default()
