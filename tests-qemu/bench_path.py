@@ -134,23 +134,28 @@ def main() -> int:
     found = lab.prepare("cloud-amd64", vmlinux=False, judges=False)
     runs: dict[str, list[dict]] = {name: [] for name in wanted}
     plain: dict[Path, list[dict]] = {}
-    for number in range(arguments.rounds):
-        print(f"round {number + 1}:", flush=True)
-        for name, (path, _) in wanted.items():
-            base = path.plain(arguments.memory)
-            if len(plain.setdefault(base, [])) == number:
-                plain[base].append(dump(found, base, f"path_plain_{base.pages}_pages"))
-            if path == base:
-                runs[name] = plain[base]
-            else:
-                runs[name].append(dump(found, path, name))
+    behind = False
+    try:
+        for number in range(arguments.rounds):
+            print(f"round {number + 1}:", flush=True)
+            for name, (path, _) in wanted.items():
+                base = path.plain(arguments.memory)
+                if len(plain.setdefault(base, [])) == number:
+                    plain[base].append(dump(found, base, f"path_plain_{base.pages}_pages"))
+                if path == base:
+                    runs[name] = plain[base]
+                else:
+                    runs[name].append(dump(found, path, name))
+    except (GuestError, ServerError, JudgeError) as error:
+        # What was measured before is worth something.
+        print(f"bench: {error}", file=sys.stderr)
+        behind = True
     file = HOME / "path.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     results = {}
-    for name, (path, least) in wanted.items():
+    for name, (path, least) in ((name, row) for name, row in wanted.items() if runs[name]):
         results[name] = row(path, least, runs[name], plain[path.plain(arguments.memory)], ceiling(path))
     file.write_text(json.dumps({**known, **results}, indent=1) + "\n")
-    behind = False
     for name, line in results.items():
         behind |= line["ratio"] < line.get("least", 0)
         print(f"{name}: {line['ours']} {line['unit']} beside {line['other']}, ratio {line['ratio']}")
