@@ -183,9 +183,7 @@ impl Memory6 {
     /// A piece came.
     pub(crate) fn on_piece(&mut self, now: Instant, counter: u64, piece: &Piece<'_>, events: &mut Events) -> Came {
         let mut came = Came::default();
-        // What came in the first turn is no cluster of this one, but the answer to a repair that was not needed any more.
-        let is_over = self.turn == Turn::Second && self.had.holds(piece.first.0);
-        if !self.missing.holds(piece.first.0) || is_over {
+        if !self.missing.holds(piece.first.0) {
             came.useless = true;
             return came;
         }
@@ -208,7 +206,11 @@ impl Memory6 {
             return came;
         };
         let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
-        if !self.missing.may_remove(frames.clone()) {
+        // A cluster that begins with a page of the first turn may be the answer to a repair of that turn, and says nothing about
+        // what lies between its pages; or the client sends that page in both turns, and everything else must not be lost with it.
+        let is_over = self.turn == Turn::Second && self.had.holds(whole.first.0);
+        let own = if is_over { contents(&cluster) } else { vec![frames.clone()] };
+        if !own.iter().all(|frames| self.missing.may_remove(frames.clone())) {
             came.useless = true;
             self.assembly.recycle(whole.buf);
             return came;
@@ -229,7 +231,10 @@ impl Memory6 {
             events.push(Event::Accounted { frames, early: true });
         }
         self.pages += pages;
-        self.account(frames.clone(), pages, events);
+        for part in own {
+            let came = if is_over { part.end - part.start } else { pages };
+            self.account(part, came, events);
+        }
         self.close_again(now, &frames);
         self.advanced = now;
         came
@@ -378,6 +383,23 @@ fn fresh(ranges: &[Range<u64>]) -> VecDeque<Range<u64>> {
     ranges.iter().filter(|range| range.start < range.end).cloned().collect()
 }
 
+/// The frames whose pages a cluster holds, ascending.
+fn contents(cluster: &Cluster<'_>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    cluster.for_each(|content| {
+        let (first, count) = match content {
+            Content::Page(pfn, _) => (pfn.0, 1),
+            Content::Zeroes(pfn, count) => (pfn.0, u64::from(count)),
+        };
+        let end = first.saturating_add(count);
+        match ranges.last_mut() {
+            Some(last) if last.end == first => last.end = end,
+            _ => ranges.push(first..end),
+        }
+    });
+    ranges
+}
+
 /// What of a cluster of `len` bytes is to be handed over: not what is there already, nor what was not asked for.
 fn runs(cluster: &Cluster<'_>, missing: &Missing, had: &Had, len: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::with_capacity(1);
@@ -475,5 +497,29 @@ mod tests {
         let (count, pages) = put(&mut memory, 1000, &[frames(0, 32, true); 32]).unwrap();
         assert_eq!((count, pages.count(), pages.runs.len()), (0, 32 * 32, 32));
         assert_eq!(memory.pages, 9 + 32 * 32);
+    }
+
+    #[test]
+    fn a_page_that_comes_in_both_turns_takes_no_other_with_it() {
+        let now = Instant::now();
+        let mut memory = Memory6::new(&[0..10], 1, now);
+        let mut events = Events::default();
+        let run = |skip, pages| Frames { skip, pages, zero: false };
+        memory.on_piece(now, 0, &piece(4, &cluster(&[run(0, 2)])), &mut events);
+        memory.account(0..10, 0, &mut events);
+        assert!(!memory.is_done() && memory.turn == Turn::Second && memory.missing() == 10);
+        while events.pop().is_some() {}
+        // 4 and 5 again, 8 and 9 for the first time: what is between them is known from the clusters of this turn alone.
+        let came = memory.on_piece(now, 1, &piece(4, &cluster(&[run(0, 2), run(2, 2)])), &mut events);
+        assert_eq!((came.useless, came.pages), (false, 2));
+        let missing: Vec<_> = memory.missing.within(0..10).collect();
+        assert_eq!(missing, [0..4, 6..8]);
+        while let Some(event) = events.pop() {
+            match event {
+                Event::Pages(pages) => assert_eq!((pages.count(), pages.runs[0].first), (2, Pfn(8))),
+                Event::Accounted { frames, early: false } => assert!(frames == (4..6) || frames == (8..10)),
+                other => panic!("{other:?}: nothing is known to be left out"),
+            }
+        }
     }
 }
