@@ -87,7 +87,7 @@ impl Out {
         }
     }
 
-    fn u64(&mut self, value: u64) {
+    pub(crate) fn u64(&mut self, value: u64) {
         match self.order {
             ByteOrder::Little => self.bytes.extend_from_slice(&value.to_le_bytes()),
             ByteOrder::Big => self.bytes.extend_from_slice(&value.to_be_bytes()),

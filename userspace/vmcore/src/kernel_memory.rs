@@ -12,7 +12,7 @@ use crate::reader::{ReadError, Reader};
 use crate::vmcoreinfo::Vmcoreinfo;
 
 /// Where the kernel's image is linked to (`__START_KERNEL_map`).
-const IMAGE: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const IMAGE: u64 = 0xffff_ffff_8000_0000;
 const PAGE: u64 = 4096;
 /// The bits of an entry that hold an address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;

@@ -73,7 +73,7 @@ impl Layout {
             }
             Format::Elf => {
                 let class = Class::Elf64;
-                let notes = notes::kdump(class, info);
+                let (notes, _) = notes::kdump(class, info);
                 let Some(ranges) = &info.ranges else {
                     let head = OPEN_HEADER + notes.len() as u64;
                     return Self::placed(class, format, notes, head.next_multiple_of(page), &[whole], true);

@@ -9,6 +9,8 @@
 //! | registers at | 72 | 112 |
 //! | behind them | u32 `pr_fpvalid` | u32 `pr_fpvalid`, u32 padding |
 
+use std::ops::Range;
+
 use netdump_core::wire::classic::Machine;
 
 use crate::describe::DumpInfo;
@@ -77,7 +79,9 @@ fn taskstruct(class: Class, info: &DumpInfo) -> Vec<u8> {
 ///
 /// `pr_pid` is the number of the CPU plus 1: gdb needs it distinct (several CPUs run pid 0), and drgn
 /// finds a CPU by it.
-pub(crate) fn kdump(class: Class, info: &DumpInfo) -> Vec<u8> {
+///
+/// Also tells where the text of VMCOREINFO is.
+pub(crate) fn kdump(class: Class, info: &DumpInfo) -> (Vec<u8>, Option<Range<usize>>) {
     let mut out = Out::new(class, info.byte_order);
     let mut status = |pid: u32, regs: &[u8]| out.note(NT_PRSTATUS, b"CORE\0", &prstatus(info, pid, regs));
     if info.cpus.is_empty() {
@@ -89,14 +93,17 @@ pub(crate) fn kdump(class: Class, info: &DumpInfo) -> Vec<u8> {
         let regs = known.unwrap_or(if cpu.crashing { &info.regs } else { &[] });
         status(cpu.cpu.saturating_add(1), regs);
     }
+    let mut vmcoreinfo = None;
     if let Some(text) = info.vmcoreinfo.as_ref().filter(|text| text.len() <= MAX_VMCOREINFO) {
+        let start = out.bytes.len() + 12 + "VMCOREINFO\0".len().next_multiple_of(4);
+        vmcoreinfo = Some(start..start + text.len());
         out.note(0, b"VMCOREINFO\0", text);
     }
     if info.task_struct != 0 {
         // crash reads this one without rounding the name's length up: it must be a multiple of 4, so without a NUL.
         out.note(NT_TASKSTRUCT, b"CORE", &taskstruct(class, info));
     }
-    out.bytes
+    (out.bytes, vmcoreinfo)
 }
 
 /// The three notes of 2005. Their names have no NUL: the crash of that time does not round the length of a name.
@@ -157,7 +164,8 @@ mod tests {
     fn every_cpu_has_a_status_even_without_registers() {
         let mut info = info();
         info.cpus[0].regs = None;
-        let notes = kdump(Class::Elf64, &info);
+        let (notes, place) = kdump(Class::Elf64, &info);
+        assert_eq!(notes.get(place.unwrap()), info.vmcoreinfo.as_deref());
         // Header 12, name 8, desc 336.
         assert_eq!(notes[20 + 32], 1);
         assert_eq!(notes[20 + 112], 0);

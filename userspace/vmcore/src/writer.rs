@@ -196,7 +196,7 @@ fn overlays_by_page(info: &DumpInfo) -> BTreeMap<u64, Vec<(usize, Vec<u8>)>> {
 }
 
 /// Whether a page is all zero, without a branch per byte.
-fn is_zero(page: &[u8]) -> bool {
+pub(crate) fn is_zero(page: &[u8]) -> bool {
     page.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
