@@ -15,6 +15,7 @@ use netdump_core::wire::v6::message::MAX_CLUSTER_PAGES;
 use netdump_core::wire::v6::{Codec, Level, MAX_MAX_DATAGRAM, MIN_MAX_DATAGRAM};
 use netdump_session::v6::Encoding;
 use netdump_session::MIN_WINDOW;
+use netdump_vmcore::Compression;
 
 use crate::allow::AllowList;
 
@@ -28,6 +29,8 @@ pub enum Format {
     Elf,
     /// The layout of 2005: one PT_LOAD, which crash takes for a netdump.
     Netdump,
+    /// Kdump-compressed, once the dump is over; until then as `Elf`.
+    Kdump,
 }
 
 impl Format {
@@ -36,6 +39,7 @@ impl Format {
         match self {
             Format::Elf => "elf",
             Format::Netdump => "netdump",
+            Format::Kdump => "kdump",
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct Settings {
     pub dumpdir: PathBuf,
     /// Layout of the vmcore.
     pub format: Format,
+    /// How pages of `format=kdump` are compressed.
+    pub kdump_compress: Compression,
     /// Leave pages of zeroes as holes in the file.
     pub skip_zero: bool,
     /// What clients leave out beside what they leave out by themselves. Version 6.
@@ -127,6 +133,7 @@ impl Default for Settings {
             space_check: true,
             dumpdir: PathBuf::from("/var/crash"),
             format: Format::Elf,
+            kdump_compress: Compression::Zstd,
             skip_zero: true,
             level: Level::ALL,
             codec: Encoding::Best,
@@ -279,9 +286,12 @@ pub const KEYS: &[Key] = &[
     key!("dumpdir", ["dumpdirprefix"], "dumpdir", Some('C'), Kind::Value("DIR"), No,
         |s, v| path(v).and_then(|p| p.ok_or("must not be empty".into())).map(|p| s.dumpdir = p), |s| quote_path(Some(&s.dumpdir)),
         "Directory that everything is kept in"),
-    key!("format", Kind::Value("elf|netdump"), Yes,
+    key!("format", Kind::Value("elf|kdump|netdump"), Yes,
         |s, v| put(&mut s.format, format(v)), |s| s.format.name().into(),
-        "Layout of the vmcore; netdump is that of 2005"),
+        "Layout of the vmcore; kdump is compressed once the dump is over, netdump is that of 2005"),
+    key!("kdump_compress", Kind::Value("none|zlib|zstd"), Yes,
+        |s, v| put(&mut s.kdump_compress, compression(v)), |s| compression_name(s.kdump_compress).into(),
+        "How pages of format=kdump are compressed"),
     key!("skip_zero", Kind::Bool, Yes,
         |s, v| put(&mut s.skip_zero, boolean(v)), |s| s.skip_zero.to_string(),
         "Leave pages of zeroes as holes"),
@@ -536,8 +546,27 @@ fn command(text: &str) -> Result<String, String> {
 fn format(text: &str) -> Result<Format, String> {
     match text {
         "elf" => Ok(Format::Elf),
+        "kdump" => Ok(Format::Kdump),
         "netdump" => Ok(Format::Netdump),
-        _ => Err(format!("`{text}` is not elf or netdump")),
+        _ => Err(format!("`{text}` is not elf, kdump or netdump")),
+    }
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "none" => Ok(Compression::None),
+        "zlib" => Ok(Compression::Zlib),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err(format!("`{text}` is not none, zlib or zstd")),
+    }
+}
+
+/// As in the configuration and in `meta.json`.
+pub(crate) fn compression_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "none",
+        Compression::Zlib => "zlib",
+        Compression::Zstd => "zstd",
     }
 }
 

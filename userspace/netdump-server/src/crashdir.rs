@@ -23,6 +23,12 @@ use nix::unistd::{fsync, geteuid, unlinkat, UnlinkatFlags};
 pub const INCOMPLETE: &str = "vmcore-incomplete";
 /// Name of a vmcore that is whole.
 pub const COMPLETE: &str = "vmcore";
+/// Name of a compressed vmcore while it is made of another one.
+const CONVERSION: &str = "vmcore-kdump";
+/// Which pages a vmcore has that is to be compressed.
+const FRAMES: &str = "frames";
+/// No `meta.json` is read that is longer, bytes.
+const MAX_META: u64 = 4 << 20;
 
 const PRIVATE_DIR: Mode = Mode::S_IRWXU;
 const PRIVATE_FILE: Mode = Mode::from_bits_truncate(0o600);
@@ -147,6 +153,17 @@ impl CrashDir {
         Ok(found)
     }
 
+    /// Names of everything in it.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut all = nix::dir::Dir::openat(self.fd.as_fd(), ".", flags, Mode::empty())?;
+        let names = all.iter().filter_map(|entry| match entry {
+            Ok(entry) => entry.file_name().to_str().ok().map(|name| Ok(name.to_owned())),
+            Err(error) => Some(Err(error.into())),
+        });
+        names.collect()
+    }
+
     /// Makes the directory of a boot of `client` that begins at `at`.
     pub fn create(&self, client: IpAddr, at: Timestamp) -> io::Result<ClientDir> {
         let first = format!("{}-{}", address_name(client), at.strftime("%Y-%m-%d-%H:%M:%S"));
@@ -250,10 +267,72 @@ impl ClientDir {
 
     /// The vmcore is whole: nobody goes on with it.
     pub fn remove_journal(&self) -> io::Result<()> {
-        match unlinkat(&self.fd, crate::journal::NAME, UnlinkatFlags::NoRemoveDir) {
+        self.remove(crate::journal::NAME)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) => Ok(()),
             other => Ok(other?),
         }
+    }
+
+    /// An empty set of the pages that the vmcore has.
+    pub fn create_frames(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, FRAMES, flags, PRIVATE_FILE)?))
+    }
+
+    /// The set that is there.
+    pub fn open_frames(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, FRAMES, flags, Mode::empty())?))
+    }
+
+    /// Nobody wants to know any more which pages there are.
+    pub fn remove_frames(&self) -> io::Result<()> {
+        self.remove(FRAMES)
+    }
+
+    /// A vmcore, [`INCOMPLETE`] or [`COMPLETE`], to read.
+    pub fn read_vmcore(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, name, flags, Mode::empty())?))
+    }
+
+    /// An empty file for what is made of a vmcore.
+    pub fn create_conversion(&self) -> io::Result<File> {
+        self.remove_conversion()?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, CONVERSION, flags, PRIVATE_FILE)?))
+    }
+
+    /// What was made, and synced, takes the place of the vmcore that it was made of.
+    pub fn publish_conversion(&self, name: &str) -> io::Result<()> {
+        renameat(&self.fd, CONVERSION, &self.fd, name)?;
+        fsync(&self.fd)?;
+        Ok(())
+    }
+
+    /// What was made of a vmcore is of no use.
+    pub fn remove_conversion(&self) -> io::Result<()> {
+        self.remove(CONVERSION)
+    }
+
+    /// Whether something is left of making a vmcore anew.
+    pub fn has_conversion(&self) -> bool {
+        [CONVERSION, FRAMES]
+            .iter()
+            .any(|name| fstatat(&self.fd, *name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT))
+    }
+
+    /// `meta.json` as it is, if there is one.
+    pub fn read_meta(&self) -> Option<Vec<u8>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.fd, "meta.json", flags, Mode::empty()).ok()?);
+        let mut bytes = Vec::new();
+        file.take(MAX_META).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
     }
 
     /// Bytes of disk that the unfinished vmcore takes already.

@@ -303,7 +303,9 @@ impl Dump {
             protocol,
             machine: machine.0,
             left_out: self.session.left_out().map(left_out),
-            format: self.format.name(),
+            // What is made of it later says so itself.
+            format: if self.format == Format::Kdump { Format::Elf } else { self.format }.name(),
+            conversion: None,
             kernel_offset: self.kaslr.kernel_offset.clone(),
             phys_base: self.kaslr.phys_base.clone(),
             page_size,

@@ -34,7 +34,7 @@ const MAX_LOG_ONLY: usize = 64;
 /// Requests that are sent for one client before others have their turn.
 const MAX_BURST: usize = 1024;
 /// Disk that a dump needs beside its memory: headers, log, directories.
-const OVERHEAD: u64 = 4 << 20;
+pub(crate) const OVERHEAD: u64 = 4 << 20;
 /// Unfinished dumps that are remembered.
 pub(crate) const MAX_UNFINISHED: usize = 4096;
 
@@ -220,13 +220,14 @@ impl Server {
         dump.grant = Some(grant);
         dump.format = self.settings.format;
         let client = dump.path.peer.ip();
-        let mut cx =
-            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         let begun = dump.resumable().filter(|_| grant == Grant::Full).and_then(|of| self.unfinished.remove(&of.cause));
+        begun.iter().for_each(|name| self.keep_from_conversion(name));
         dump.begun = begun.is_some();
         if let Some(name) = &begun {
             tracing::info!(client = %dump.path.peer, directory = name, "a dump that was begun before goes on");
         }
+        let mut cx =
+            Context { now: self.now, settings: &self.settings, store: &mut self.store, events: &mut self.events };
         let dir = self.logs.begin_dump(&mut cx, client, dump.registered, begun);
         dump.dir = Some(dir);
         self.store.hold(dir);
@@ -382,7 +383,7 @@ impl Server {
         let there = dump.client_dir.as_ref().filter(|_| dump.begun).map_or(0, ClientDir::vmcore_disk_bytes);
         let needed = info.memory_bytes().saturating_add(OVERHEAD).saturating_sub(there);
         let others: u64 = self.dumps.values().map(|other| other.still_reserved()).sum();
-        let usable = free.saturating_sub(others);
+        let usable = free.saturating_sub(others).saturating_sub(self.conversions.reserved());
         let client = dump.path.peer;
         if usable >= needed {
             dump.reserved = needed;
@@ -558,10 +559,6 @@ impl Server {
             }
             return self.admit_next();
         }
-        self.write_meta(&dump);
-        if let Some(dir) = dump.dir {
-            self.store.forget(dir);
-        }
         // Whoever comes back of this panic finds what is there.
         if let (false, Some(of), Some(dir)) = (dump.complete, dump.resumable(), &dump.client_dir) {
             if self.unfinished.len() < MAX_UNFINISHED && crate::journal::cause(dir).as_ref() == Some(&of.cause) {
@@ -582,18 +579,25 @@ impl Server {
                 tracing::warn!(%client, directory, failure, seconds, pages = ?facts.pages, datagrams = ?facts.datagrams, "dump not complete");
             }
         }
-        self.last_scripts(&dump);
+        let scripts_wait = self.order_conversion(&dump, meta);
+        if let Some(dir) = dump.dir {
+            self.store.forget(dir);
+        }
+        if !scripts_wait {
+            self.last_scripts(client.ip(), dump.client_dir.as_ref().map(|dir| dir.path().to_owned()), dump.complete);
+        }
+        self.run_conversions();
         self.admit_next();
     }
 
-    fn last_scripts(&mut self, dump: &Dump) {
+    /// What is to be done with a vmcore that nobody changes any more.
+    pub(crate) fn last_scripts(&mut self, client: IpAddr, dir: Option<PathBuf>, complete: bool) {
         if self.stopping {
             // They would be killed in the middle.
             return;
         }
-        let client = dump.path.peer.ip();
-        let Some(dir) = dump.client_dir.as_ref().map(|dir| dir.path().to_owned()) else { return };
-        let compress = if dump.complete { self.settings.compress.clone() } else { String::new() };
+        let Some(dir) = dir else { return };
+        let compress = if complete { self.settings.compress.clone() } else { String::new() };
         let (hooks, timeout, reports) = (self.hooks.clone(), self.settings.hook_timeout, self.reports.clone());
         tokio::spawn(async move {
             if !compress.is_empty() {

@@ -103,6 +103,8 @@ reasons! {
     TooManyScripts = "too_many_scripts",
     /// A directory or log could not be written.
     StorageFailed = "storage_failed",
+    /// A vmcore could not be compressed, and stays as it is.
+    ConversionFailed = "conversion_failed",
     /// The kernel refused to send.
     SendRefused = "send_refused",
     /// The receive buffer was full.

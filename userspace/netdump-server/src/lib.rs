@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod console;
+pub mod convert;
 pub mod crashdir;
 pub mod daemon;
 pub mod dispatch;

@@ -65,7 +65,7 @@ pub struct DumpMeta {
     pub protocol: u32,
     /// `e_machine` of the client.
     pub machine: u16,
-    /// Layout of the vmcore.
+    /// Layout of the vmcore as it is now.
     pub format: &'static str,
     /// How far KASLR moved the kernel, in hexadecimal: crash needs it as `--kaslr` for the layout of 2005. Absent where
     /// the client does not tell.
@@ -91,6 +91,9 @@ pub struct DumpMeta {
     pub vmcore_bytes: u64,
     /// Bytes that it takes on the disk.
     pub vmcore_disk_bytes: u64,
+    /// How the vmcore was made into a kdump-compressed one, or is to be. Absent where that is not wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<ConversionMeta>,
     /// CPUs whose registers are in it.
     pub cpus: usize,
     /// The task listing was acknowledged.
@@ -103,6 +106,19 @@ pub struct DumpMeta {
     pub memory_seconds: f64,
     /// Memory per second of the memory phase, in bytes.
     pub bytes_per_second: u64,
+}
+
+/// What `format=kdump` does when a dump is over.
+#[derive(Debug, Clone, Default, Serialize, PartialEq)]
+pub struct ConversionMeta {
+    /// "waiting", "running"; then "done", and the vmcore is compressed, or "failed" or "abandoned": it is the ELF file that it was.
+    pub state: &'static str,
+    /// Why it is not done.
+    pub failure: Option<String>,
+    /// How pages are compressed.
+    pub codec: &'static str,
+    /// Seconds that it took.
+    pub seconds: f64,
 }
 
 /// Pages of a dump.

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
 use crate::admission::{Admission, DumpId, Limits};
 use crate::cli::Invocation;
 use crate::config::{Reload, Settings, KEYS};
+use crate::convert::{self, Conversions, Made};
 use netdump_keys::Reader;
 use netdump_session::v6::Hints;
 
@@ -66,6 +67,8 @@ pub enum Report {
     Writer(DumpId, WriterEvent),
     /// `netdump-nospace` has run for this dump.
     SpaceHook(DumpId),
+    /// A vmcore was compressed, or not.
+    Converted(DumpId, io::Result<Made>),
     /// A script for this client was not run because too many wait.
     TooManyScripts(IpAddr),
 }
@@ -99,6 +102,8 @@ pub struct Server {
     pub(crate) dumps: ByAddress<SocketAddr, Box<Dump>>,
     /// Dumps whose session is over and whose file is not yet closed.
     pub(crate) closing: HashMap<DumpId, Box<Dump>>,
+    /// Vmcores that are to be compressed.
+    pub(crate) conversions: Conversions,
     /// Sessions per address, so that a stranger's packet costs one look.
     pub(crate) by_ip: ByAddress<IpAddr, Vec<SocketAddr>>,
     /// Clients with datagrams whose consequences are not yet worked out.
@@ -192,6 +197,9 @@ impl Server {
     pub async fn run(invocation: Invocation, settings: Settings, socket: Socket, root: CrashDir) -> anyhow::Result<()> {
         let (reports, mut inbox) = unbounded_channel();
         let now = Instant::now();
+        if let Err(error) = convert::clear(&root) {
+            tracing::warn!("what is left of files that were being compressed stays: {error}");
+        }
         let unfinished = match root.unfinished() {
             Ok(found) => found.into_iter().take(MAX_UNFINISHED).collect(),
             Err(error) => {
@@ -207,6 +215,7 @@ impl Server {
             admission: Admission::new(limits(&settings)),
             dumps: ByAddress::default(),
             closing: HashMap::new(),
+            conversions: Conversions::default(),
             by_ip: ByAddress::default(),
             touched: Vec::new(),
             burnt: HashSet::new(),
@@ -362,10 +371,11 @@ impl Server {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        [self.next_timeout, self.logs.deadline()].into_iter().flatten().min()
+        [self.next_timeout, self.logs.deadline(), self.conversions.due()].into_iter().flatten().min()
     }
 
     fn run_timeouts(&mut self) {
+        self.run_conversions();
         if self.next_timeout.is_some_and(|at| at <= self.now) {
             self.next_timeout = None;
             let due: Vec<SocketAddr> = self
@@ -395,6 +405,7 @@ impl Server {
             Report::Store(event) => self.take_store_event(event),
             Report::Writer(id, event) => self.take_writer_event(id, event),
             Report::SpaceHook(id) => self.space_hook_done(id),
+            Report::Converted(id, result) => self.conversion_done(id, result),
             Report::TooManyScripts(client) => {
                 let peer = SocketAddr::new(client, 0);
                 self.events.note(self.now, Reason::TooManyScripts, peer, "too many scripts wait, one is not run");
@@ -481,12 +492,13 @@ impl Server {
         self.now = Instant::now();
         self.stopping = true;
         self.stop_dumps();
+        self.stop_conversions();
         let began = tokio::time::Instant::now();
         if self.closing.values().any(|dump| dump.is_writing() && dump.whole) {
             let limit = u32::try_from(SHUTDOWN_WHOLE.as_micros()).unwrap_or(u32::MAX);
             notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(limit)]);
         }
-        while self.closing.values().any(|dump| dump.is_writing()) {
+        while self.closing.values().any(|dump| dump.is_writing()) || self.conversions.is_running() {
             let whole = self.closing.values().any(|dump| dump.is_writing() && dump.whole);
             let end = began + if whole { SHUTDOWN_WHOLE } else { SHUTDOWN };
             match tokio::time::timeout_at(end, inbox.recv()).await {

@@ -56,6 +56,7 @@ pub(crate) fn render(server: &Server) -> Vec<u8> {
         "socket_drops": server.drops,
         "counts": events.by_name(),
         "dumps": dumps,
+        "conversions": server.conversions.shown(),
     });
     let mut bytes = status.to_string().into_bytes();
     bytes.push(b'\n');

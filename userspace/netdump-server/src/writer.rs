@@ -11,7 +11,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 
 use netdump_core::wire::Pfn;
 use netdump_session::{PageBuf, Pages};
-use netdump_vmcore::{DumpInfo, PageSize, WriteError};
+use netdump_vmcore::{DumpInfo, FrameSet, PageSize, WriteError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::DumpId;
@@ -170,11 +170,10 @@ fn run(
             }
             Job::Clusters(clusters, step) => {
                 if !broken {
-                    if let Err(error) = clusters.iter().try_for_each(|pages| vmcore.write_cluster(pages)) {
+                    let written = clusters.iter().try_for_each(|pages| vmcore.write_cluster(pages));
+                    if let Err(error) = written.and_then(|()| vmcore.note(&step)) {
                         broken = true;
                         report(WriterEvent::Failed(error));
-                    } else {
-                        vmcore.note(&step);
                     }
                 }
                 report(WriterEvent::Written(clusters.into_iter().map(|pages| pages.data).collect()));
@@ -201,13 +200,19 @@ struct Vmcore {
     /// Zero pages that were there before.
     zero_before: u64,
     journal: Option<Journal>,
+    /// Which pages there are, where somebody wants to know.
+    frames: Option<FrameSet>,
     /// Pages and zero pages that it was told of.
     noted: (u64, u64),
 }
 
 impl Vmcore {
     fn create(dir: &ClientDir, info: &DumpInfo, options: WriterOptions) -> io::Result<Vmcore> {
-        Vmcore::open(dir.create_vmcore()?, info, options)
+        let mut vmcore = Vmcore::open(dir.create_vmcore()?, info, options)?;
+        if options.format == Format::Kdump {
+            vmcore.frames = Some(FrameSet::create(dir.create_frames()?, info.nr_pages)?);
+        }
+        Ok(vmcore)
     }
 
     /// Goes on with a file that is there, if its journal is of this panic.
@@ -218,6 +223,9 @@ impl Vmcore {
         vmcore.zero_before = told.zero;
         vmcore.noted = (told.resumed.pages, told.zero);
         vmcore.journal = Some(journal);
+        if options.format == Format::Kdump {
+            vmcore.frames = Some(FrameSet::open(dir.open_frames()?, info.nr_pages)?);
+        }
         Ok((vmcore, told))
     }
 
@@ -230,13 +238,16 @@ impl Vmcore {
         }
     }
 
-    fn note(&mut self, step: &Step) {
+    fn note(&mut self, step: &Step) -> io::Result<()> {
+        // What the journal tells of is told here, too.
+        self.frames.as_mut().map_or(Ok(()), FrameSet::flush)?;
         let now = (self.pages, self.zero());
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.journal else { return Ok(()) };
         if let Err(error) = journal.note(step, now.0 - self.noted.0, now.1 - self.noted.1) {
             self.no_journal(&error);
         }
         self.noted = now;
+        Ok(())
     }
 
     /// What it says so far is true, but not all.
@@ -255,7 +266,7 @@ impl Vmcore {
     fn open(storage: File, info: &DumpInfo, options: WriterOptions) -> io::Result<Vmcore> {
         let file = storage.try_clone()?;
         let format = match options.format {
-            Format::Elf => netdump_vmcore::Format::Elf,
+            Format::Elf | Format::Kdump => netdump_vmcore::Format::Elf,
             Format::Netdump => netdump_vmcore::Format::Netdump,
         };
         let writer = netdump_vmcore::Writer::create(storage, info.clone(), format).map_err(io_error)?;
@@ -269,6 +280,7 @@ impl Vmcore {
             pages: 0,
             zero_before: 0,
             journal: None,
+            frames: None,
             noted: (0, 0),
         })
     }
@@ -285,6 +297,7 @@ impl Vmcore {
                 let force = first.again || !self.skip_zero;
                 self.writer.write(first.pfn, &self.run, force).map_err(io_error)?;
                 self.pages += if first.again { 0 } else { part.len() as u64 };
+                self.there(first.pfn, part.len() as u64)?;
             }
         }
         Ok(())
@@ -306,14 +319,20 @@ impl Vmcore {
                 }
             }
             self.pages += run.count;
+            self.there(run.first, run.count)?;
         }
         Ok(())
     }
 
-    fn close(self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
+    fn there(&mut self, first: Pfn, count: u64) -> io::Result<()> {
+        self.frames.as_mut().map_or(Ok(()), |frames| frames.add(first, count))
+    }
+
+    fn close(mut self, dir: &ClientDir, complete: bool) -> (io::Result<bool>, FileFacts) {
         // Zero pages of a run that failed are counted there, but not among the pages here.
         let zero = self.zero();
-        let result = self.writer.finish(complete).map_err(io_error).and_then(|_| {
+        let frames = self.frames.as_mut().map_or(Ok(()), FrameSet::flush);
+        let result = frames.and_then(|()| self.writer.finish(complete).map_err(io_error)).and_then(|_| {
             if complete {
                 dir.publish_vmcore()?;
                 dir.remove_journal()?;
@@ -387,6 +406,7 @@ pub(crate) mod tests {
                 pages: 0,
                 zero_before: 0,
                 journal: None,
+                frames: None,
                 noted: (0, 0),
             };
             let data: Vec<u8> = [&[9; 100][..], &[1; 4096], &[2; 4096], &[3; 4096]].concat();
@@ -421,6 +441,7 @@ pub(crate) mod tests {
             pages: 0,
             zero_before: 0,
             journal: None,
+            frames: None,
             noted: (0, 0),
         };
         fcntl(&vmcore.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
