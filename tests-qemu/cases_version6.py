@@ -3,12 +3,14 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import time
 from pathlib import Path
 
 import judges
+import kdump_file
 import panic_run
 import test_modules
 import truth
@@ -104,6 +106,56 @@ def in_fpu(context: Context) -> list[str]:
     must("they are used" in console, "vector units are not to be used at all")
     must("WARNING:" not in console, "the kernel warns")
     return lines
+
+
+def format_kdump(context: Context, compress="zstd", memory_mib=1024) -> list[str]:
+    """format=kdump: a dump of level 31 is a kdump-compressed file that crash, drgn and makedumpfile open, with the very pages that
+    meta.json counts, and they are true."""
+    lab = context.lab()
+    machine = panic_run.with_module(lab, Machine(memory_mib=memory_mib))
+    modules = [panic_run.module_path(lab)]
+    server = Server(context.directory, secure=0, codec="zstd", level=31, format="kdump", kdump_compress=compress)
+    with Guest(lab, machine, context.directory) as guest, server:
+        guest.wait_ready()
+        iomem = guest.run("cat /proc/iomem")
+        panic_run.arm(guest, magic=False)
+        guest.send(panic_run.PANIC)
+        path, _ = server.wait_dump(panic_run.dump_seconds(machine), guest=guest)
+        server.wait_text(r"the vmcore is kdump-compressed|conversion_failed", 60)
+        must(guest.wait_held(60) == "guest-reset", "the guest did not restart")
+        picture = context.directory / "truth"
+        guest.dump_memory(picture)
+    meta = json.loads((path / "meta.json").read_text())
+    spoken(meta, sealed=False)
+    dump, vmcore = meta["dump"], path / "vmcore"
+    must(meta["complete"] and dump["format"] == "kdump", f"it is no complete file of that format: {dump['failure']}, {dump['conversion']}")
+    names = {file.name for file in path.iterdir()}
+    must(names == {"log", "meta.json", "vmcore"}, f"the directory has {names}")
+    kdump, pages = kdump_file.Kdump(vmcore), dump["pages"]
+    must(kdump.status == (kdump_file.ZSTD if compress == "zstd" else 1), f"status {kdump.status:#x}")
+    must((kdump.version, kdump.machine, kdump.level, kdump.cpus) == (6, "x86_64", 30, machine.cpus), f"headers: {vars(kdump).keys()}")
+    found = sum(kdump.there), kdump.zeroes, sum(kdump.memory)
+    must(found == (pages["written"] + pages["zero"], pages["zero"], dump["memory_bytes"] // 4096), f"{found} in the file, {pages} counted")
+    must(sum(kdump.memory) - sum(kdump.there) == pages["left_out"], f"{pages} were left out")
+    judges.check_crash(lab, vmcore, machine.cpus)
+    judges.check_drgn(lab, vmcore, machine.cpus, modules)
+    lines = [judges.check_makedumpfile_on_kdump(lab, vmcore, kdump)]
+    core = path / "core"
+    seen = kdump_file.unpack(lab, vmcore, kdump, core)
+    must(seen == {"read": sum(kdump.there), "wrong": []}, f"drgn's pages: {seen}")
+    report = truth.compare(lab, core, picture, meta, iomem, modules, only_written=True, there=kdump.there)
+    must(report.good(), report.text())
+    if not os.environ.get("NETDUMP_KEEP"):
+        vmcore.unlink()
+        picture.unlink()
+    core.unlink()
+    conversion = dump["conversion"]
+    before, after = conversion["elf_disk_bytes"] / 1e6, dump["vmcore_disk_bytes"] / 1e6
+    return [
+        f"{sum(kdump.there)} pages, {kdump.zeroes} of them of zeroes, left out {pages['left_out']}: "
+        f"{before:.1f} MB became {after:.1f} MB in {conversion['seconds']:.2f} s ({compress})",
+        *lines, report.text().splitlines()[0],
+    ]  # fmt: skip
 
 
 def wrong_key(context: Context) -> list[str]:
@@ -236,6 +288,8 @@ add("six-sealed", sealed, tiers=("test", "full"), all_judges=True)
 add("six-level-31", level_31, tiers=("test", "full"))
 add("six-level-31-server", level_31, parameters="", settings={"level": 31}, codec="lz4")
 add("six-in-fpu", in_fpu, tiers=("test", "full"))
+add("six-format-kdump", format_kdump, tiers=("test", "full"))
+add("six-format-kdump-zlib", format_kdump, compress="zlib", memory_mib=512)
 add("six-wrong-key", wrong_key)
 add("six-sealed-under-load", sealed, load=True)
 add("six-cut-first", cut, enough=in_second_turn)

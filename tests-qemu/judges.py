@@ -7,6 +7,7 @@ import mmap
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import truth
@@ -139,6 +140,23 @@ def bare(log: str) -> list[str]:
     """The lines of a log without times and callers, which programs show in different ways: before a record's second line
     makedumpfile has spaces, as many as the time is wide, and the line may have its own."""
     return [re.sub(r"^(\[ *\d+\.\d+\] (\[ *[TC]\d+\] )?)? *", "", line) for line in log.splitlines()]
+
+
+def check_makedumpfile_on_kdump(lab, vmcore: Path, kdump) -> str:
+    """makedumpfile reads a kdump-compressed file: its log, and all pages of it, which it writes anew; what it is in its hands."""
+    with tempfile.TemporaryDirectory(dir=vmcore.parent) as directory:
+        log, again = Path(directory) / "dmesg", Path(directory) / "again"
+        done = call([lab["MAKEDUMPFILE"], "--dump-dmesg", vmcore, log])
+        must(done.returncode == 0, f"makedumpfile --dump-dmesg failed: {done.stdout}{done.stderr}")
+        must("netdump activated" in log.read_text(errors="replace"), "makedumpfile's dmesg does not have the panic")
+        began = time.monotonic()
+        done = call([lab["MAKEDUMPFILE"], "-l", "-d", "0", vmcore, again])
+        took = time.monotonic() - began
+        must(done.returncode == 0, f"makedumpfile -l failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+        theirs = type(kdump)(again)
+        must(theirs.there == kdump.there and theirs.zeroes == kdump.zeroes, "makedumpfile sees other pages in it")
+        must(theirs.notes == kdump.notes and theirs.release == kdump.release, "makedumpfile sees other notes in it")
+        return f"makedumpfile -l -d 0: {again.stat().st_size / 1e6:.1f} MB in {took:.2f} s; ours {vmcore.stat().st_size / 1e6:.1f} MB"
 
 
 def check_makedumpfile(lab, vmcore: Path) -> str:

@@ -213,8 +213,9 @@ def allowed_ranges(lab, vmcore: Path, meta: dict, modules=()) -> list[tuple[int,
     return listed + [(start, end, "kernel:" + label) for start, end, label in table]
 
 
-def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules=(), only_written=False) -> Report:
-    """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there."""
+def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules=(), only_written=False, there=None) -> Report:
+    """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there, or with `there` (a byte
+    for each frame) those that this says."""
     report = Report()
     source = vmcore
     if only_written:
@@ -251,7 +252,8 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
                 if mine != real:
                     for at in range(0, size, PAGE):
                         page = mine[at : at + PAGE]
-                        if page == real[at : at + PAGE] or (only_written and not any(page)):
+                        lacking = not any(page) if there is None else not there[(address + at) // PAGE]
+                        if page == real[at : at + PAGE] or (only_written and lacking):
                             continue
                         label = allowed.label(address + at, page, real[at : at + PAGE])
                         if label:

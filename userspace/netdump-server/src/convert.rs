@@ -138,8 +138,12 @@ impl Server {
             return false;
         };
         let compression = self.settings.kdump_compress;
-        let mut said =
-            ConversionMeta { state: WAITING, codec: config::compression_name(compression), ..Default::default() };
+        let mut said = ConversionMeta {
+            state: WAITING,
+            codec: config::compression_name(compression),
+            elf_disk_bytes: facts.disk_bytes,
+            ..Default::default()
+        };
         let refused = if self.stopping {
             said.state = ABANDONED;
             Some("the server was stopped".to_owned())
@@ -231,9 +235,8 @@ impl Server {
             Ok(made) => {
                 if let Some(facts) = &mut conversion.meta.dump {
                     facts.format = Format::Kdump.name();
-                    let before = (facts.vmcore_bytes, facts.vmcore_disk_bytes);
+                    let (mib, before) = (made.disk_bytes >> 20, facts.vmcore_disk_bytes >> 20);
                     (facts.vmcore_bytes, facts.vmcore_disk_bytes) = (made.bytes, made.disk_bytes);
-                    let (mib, before) = (made.disk_bytes >> 20, before.1 >> 20);
                     let seconds = format!("{seconds:.1}");
                     tracing::info!(%client, directory, seconds, mib, before, "the vmcore is kdump-compressed");
                 }

@@ -119,6 +119,8 @@ pub struct ConversionMeta {
     pub codec: &'static str,
     /// Seconds that it took.
     pub seconds: f64,
+    /// Bytes that the ELF file takes, or took, on the disk.
+    pub elf_disk_bytes: u64,
 }
 
 /// Pages of a dump.

@@ -234,6 +234,11 @@ pub(crate) fn show(dump: &Dump, json: bool) -> anyhow::Result<ExitCode> {
         );
         let (apparent, disk) = (dump.number("/dump/vmcore_bytes"), dump.number("/dump/vmcore_disk_bytes"));
         add("vmcore", apparent.zip(disk).map(|(bytes, disk)| format!("{}, {} on the disk", size(bytes), size(disk))));
+        let why = |state| match text("/dump/conversion/failure") {
+            Some(failure) => format!("{state}: {failure}"),
+            None => state,
+        };
+        add("compressed", text("/dump/conversion/state").map(why));
         let seconds = dump.meta["dump"]["seconds"].as_f64();
         let rate = dump.number("/dump/bytes_per_second").unwrap_or(0);
         add("duration", seconds.map(|seconds| format!("{seconds:.1} s, {}/s", size(rate))));

@@ -148,10 +148,13 @@ pub fn convert(
     };
     let work = Work { info, layout: &Layout::new(info, Format::Elf), elf, out, options, progress, descs, zeroes };
     let results: Vec<_> = std::thread::scope(|scope| {
-        let start = |_| scope.spawn(|| work.run(&shared));
-        let threads: Vec<_> = (0..options.threads.get()).map(start).collect();
+        // Fewer threads than were asked for do it as well; this one is always there.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, || work.run(&shared)).ok();
+        let threads: Vec<_> = (1..options.threads.get()).filter_map(start).collect();
+        let own = work.run(&shared);
         let panicked = |_| Err(KdumpError::Io { what: "compress", source: io::Error::other("a thread panicked") });
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        let others = threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked));
+        others.chain([own]).collect()
     });
     let mut zero_pages = 0;
     let mut failure = None;
