@@ -154,9 +154,14 @@ def check_makedumpfile_on_kdump(lab, vmcore: Path, kdump) -> str:
         took = time.monotonic() - began
         must(done.returncode == 0, f"makedumpfile -l failed: {done.stdout[-500:]}{done.stderr[-500:]}")
         theirs = type(kdump)(again)
-        must(theirs.there == kdump.there and theirs.zeroes == kdump.zeroes, "makedumpfile sees other pages in it")
+        # It leaves out again what the level in the header says, and up to 1.7.8 some tails of folios too many on 7.1 and later.
+        pairs = list(zip(theirs.there, kdump.there, strict=True))
+        more, fewer = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+        must(not more and fewer < sum(kdump.there) // 50, f"makedumpfile sees {more} pages that are not there, and {fewer} not that are")
+        must(theirs.memory == kdump.memory, "makedumpfile sees other memory in it")
         must(theirs.notes == kdump.notes and theirs.release == kdump.release, "makedumpfile sees other notes in it")
-        return f"makedumpfile -l -d 0: {again.stat().st_size / 1e6:.1f} MB in {took:.2f} s; ours {vmcore.stat().st_size / 1e6:.1f} MB"
+        theirs, ours = again.stat().st_size / 1e6, vmcore.stat().st_size / 1e6
+        return f"makedumpfile -l -d 0, without {fewer} pages: {theirs:.1f} MB in {took:.2f} s; ours {ours:.1f} MB"
 
 
 def check_makedumpfile(lab, vmcore: Path) -> str:
