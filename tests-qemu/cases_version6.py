@@ -143,7 +143,7 @@ def format_kdump(context: Context, compress="zstd", memory_mib=1024) -> list[str
     core = path / "core"
     seen = kdump_file.unpack(lab, vmcore, kdump, core)
     must(seen == {"read": sum(kdump.there), "wrong": []}, f"drgn's pages: {seen}")
-    report = truth.compare(lab, core, picture, meta, iomem, modules, only_written=True, there=kdump.there)
+    report = truth.compare(lab, core, picture, meta, iomem, modules, there=kdump.there)
     must(report.good(), report.text())
     if not os.environ.get("NETDUMP_KEEP"):
         vmcore.unlink()

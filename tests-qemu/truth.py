@@ -214,8 +214,8 @@ def allowed_ranges(lab, vmcore: Path, meta: dict, modules=()) -> list[tuple[int,
 
 
 def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules=(), only_written=False, there=None) -> Report:
-    """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there, or with `there` (a byte
-    for each frame) those that this says."""
+    """Compares; with `only_written` (an incomplete vmcore) pages of zeroes in the vmcore count as not there. `there`: a byte for each
+    frame, 0 where it was left out."""
     report = Report()
     source = vmcore
     if only_written:
@@ -252,8 +252,8 @@ def compare(lab, vmcore: Path, truth: Path, meta: dict, iomem: str = "", modules
                 if mine != real:
                     for at in range(0, size, PAGE):
                         page = mine[at : at + PAGE]
-                        lacking = not any(page) if there is None else not there[(address + at) // PAGE]
-                        if page == real[at : at + PAGE] or (only_written and lacking):
+                        lacking = (only_written and not any(page)) or (there is not None and not there[(address + at) // PAGE])
+                        if lacking or page == real[at : at + PAGE]:
                             continue
                         label = allowed.label(address + at, page, real[at : at + PAGE])
                         if label:
