@@ -62,6 +62,12 @@ def pinned(cpu: int | None):
     return lambda: os.sched_setaffinity(0, before)
 
 
+def cpu_used(pid: int) -> float:
+    """Seconds of CPU that a process has used so far, all threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def ours(corpus: Path, scratch: Path, datagram: int, sealed: bool, cpus) -> float:
     """One dump by a server of its own; 10^9 bytes a second."""
     settings = {"addr": SERVER, "secure": 0, "codec": "none", "max_datagram": datagram}
@@ -82,6 +88,7 @@ def ours(corpus: Path, scratch: Path, datagram: int, sealed: bool, cpus) -> floa
         found = report(on_cpu(cpus[1], *crash, *image(corpus), *arming))
         machine = found["machines"][0]
         must(found["served"] == 1 and machine["version"] == 6, f"not dumped: {found}")
+        used = cpu_used(server.process.pid)
         vmcores = list(server.crash.glob(f"{CLIENT}-*/vmcore"))
         must(len(vmcores) == 1, f"{len(vmcores)} vmcores")
         meta = dump_meta(vmcores[0].with_name("meta.json"))
@@ -91,7 +98,8 @@ def ours(corpus: Path, scratch: Path, datagram: int, sealed: bool, cpus) -> floa
         server.stop()
     counts = meta["dump"]["datagrams"]
     print(f"  netdump: {found['gigabytes_per_second']:.3f} GB/s, memory alone {meta['dump']['bytes_per_second'] / 1e9:.3f}; "
-          f"asked for again {counts['retransmissions']}, dropped {counts['socket_drops']}", flush=True)  # fmt: skip
+          f"asked for again {counts['retransmissions']}, dropped {counts['socket_drops']}; "
+          f"CPU {found['cpu_seconds']:.2f} + {used:.2f} of {found['seconds']:.2f} s", flush=True)  # fmt: skip
     return found["gigabytes_per_second"]
 
 
@@ -128,14 +136,16 @@ def bare(corpus: Path, scratch: Path, datagram: int, sealed: bool, cpus) -> floa
             time.sleep(0.05)
         send = [SIM, "bare", "--to", f"{SERVER}:{BARE_PORT}", "--datagram", datagram, *image(corpus), *sealing]
         found = report(on_cpu(cpus[1], *send))
-        _, errors = receiver.communicate(timeout=PATIENCE)
+        output, errors = receiver.communicate(timeout=PATIENCE)
         must(receiver.returncode == 0, f"the bare loop failed: {errors[-800:]}")
     finally:
         receiver.kill()
         receiver.wait()
     with open(out, "rb") as written:
         must(hashlib.file_digest(written, "sha256").hexdigest() == CORPUS_SHA256, "the bare loop wrote something else")
-    print(f"  bare{', sealed' * sealed}: {found['gigabytes_per_second']:.3f} GB/s", flush=True)
+    used = (found["cpu_seconds"], json.loads(output)["cpu_seconds"])
+    print(f"  bare{', sealed' * sealed}: {found['gigabytes_per_second']:.3f} GB/s; "
+          f"CPU {used[0]:.2f} + {used[1]:.2f} of {found['seconds']:.2f} s", flush=True)  # fmt: skip
     return found["gigabytes_per_second"]
 
 
