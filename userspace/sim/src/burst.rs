@@ -2,12 +2,14 @@
 //! A connected UDP socket that sends many datagrams with one call: those of one length as one message that the kernel cuts
 //! (UDP_SEGMENT), where it can, and otherwise by `sendmmsg`.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, sockopt, ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockaddrStorage};
+
+use crate::mmsg::{Batches, BATCH};
 
 /// The longest datagram that can be pushed: that of an Ethernet with frames of 9000 bytes.
 pub const MAX_DATAGRAM: usize = 8972;
@@ -15,22 +17,18 @@ pub const MAX_DATAGRAM: usize = 8972;
 const MAX_TRAIN: usize = 65_507;
 /// Datagrams of one message, at most (the least UDP_MAX_SEGMENTS of any kernel that has it).
 const MAX_SEGMENTS: usize = 64;
-/// Datagrams that are received with one call, and bytes of each.
-const BATCH: usize = 64;
+/// Bytes of each datagram that is received.
 const INBOUND: usize = 2048;
-/// Asked for as socket buffer, bytes.
-const SOCKET_BUFFER: usize = 8 << 20;
 
 /// The socket, and the datagrams that wait to be sent: all of one length, but the last, which may be shorter.
 pub struct Burst {
-    socket: UdpSocket,
+    socket: Batches,
     train: Vec<u8>,
     len: usize,
     /// Length of each.
     segment: usize,
     gso: bool,
     unsent: u64,
-    headers: MultiHeaders<SockaddrStorage>,
     inbound: Vec<u8>,
 }
 
@@ -43,28 +41,20 @@ impl std::fmt::Debug for Burst {
 impl Burst {
     /// Connects `socket` to `remote`. With `gso` false it does without UDP_SEGMENT.
     pub fn new(socket: UdpSocket, remote: SocketAddr, gso: bool) -> io::Result<Self> {
-        socket.connect(remote)?;
-        socket.set_nonblocking(true)?;
-        // Beyond the system's limit only with CAP_NET_ADMIN.
-        if socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
-            socket::setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER)?;
-        }
-        socket::setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER)?;
         Ok(Burst {
-            socket,
+            socket: Batches::new(socket, remote)?,
             train: vec![0; MAX_TRAIN + MAX_DATAGRAM],
             len: 0,
             segment: 0,
             gso,
             unsent: 0,
-            headers: MultiHeaders::preallocate(BATCH, None),
             inbound: vec![0; BATCH * INBOUND],
         })
     }
 
     /// The descriptor to wait on.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.fd()
     }
 
     /// Datagrams that found no room or no listener.
@@ -112,7 +102,7 @@ impl Burst {
         }
         self.len = 0;
         let count = train.len().div_ceil(self.segment);
-        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let (fd, flags) = (self.socket.fd().as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         if self.gso && count > 1 {
             let segment = u16::try_from(self.segment).unwrap_or(u16::MAX);
             let control = [ControlMessage::UdpGsoSegments(&segment)];
@@ -123,12 +113,10 @@ impl Burst {
                 Err(error) => return refused(error, count, &mut self.unsent),
             }
         }
-        let slices: Vec<_> = train.chunks(self.segment).map(|datagram| [IoSlice::new(datagram)]).collect();
-        for batch in slices.chunks(BATCH) {
-            let addresses = vec![None; batch.len()];
-            match socket::sendmmsg(fd, &mut self.headers, batch, &addresses, [], flags) {
-                // At least one went out, or there would be an error.
-                Ok(results) => self.unsent += (batch.len() - results.count().clamp(1, batch.len())) as u64,
+        let datagrams: Vec<&[u8]> = train.chunks(self.segment).collect();
+        for batch in datagrams.chunks(BATCH) {
+            match self.socket.send(batch.iter().copied()) {
+                Ok(sent) => self.unsent += (batch.len() - sent) as u64,
                 Err(error) => refused(error, batch.len(), &mut self.unsent)?,
             }
         }
@@ -141,23 +129,7 @@ impl Burst {
     ///
     /// What the socket says.
     pub fn receive(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
-        let mut lengths = [0usize; BATCH];
-        let mut count = 0;
-        {
-            let mut slices: Vec<_> = self.inbound.chunks_mut(INBOUND).map(|slot| [IoSliceMut::new(slot)]).collect();
-            let fd = self.socket.as_raw_fd();
-            match socket::recvmmsg(fd, &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-                Ok(messages) => {
-                    for (message, len) in messages.zip(&mut lengths) {
-                        *len = message.bytes;
-                        count += 1;
-                    }
-                }
-                // A port unreachable of an earlier datagram is no reason to stop: the server may start later.
-                Err(Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let (count, lengths) = self.socket.receive(self.inbound.chunks_mut(INBOUND))?;
         for (slot, len) in self.inbound.chunks(INBOUND).zip(&lengths[..count]) {
             take(&slot[..(*len).min(INBOUND)]);
         }

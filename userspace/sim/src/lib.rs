@@ -27,6 +27,7 @@ pub mod hostile;
 pub mod image;
 pub mod kernel_log;
 pub mod link;
+mod mmsg;
 pub mod relay;
 pub mod source;
 pub mod units;

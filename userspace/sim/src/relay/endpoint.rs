@@ -2,25 +2,22 @@
 //! The ends of the relay: a TAP device, or one end of a QEMU `-netdev dgram`.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, sockopt, MsgFlags, MultiHeaders, SockaddrStorage};
 
 use super::tap;
+use crate::mmsg::{self, Batches};
 
 /// The largest frame that is relayed: an Ethernet frame of a 1500-byte link with a VLAN tag, or anything a test
 /// needs beyond that.
 pub const MAX_FRAME: usize = 9216;
 
 /// Frames that one call receives or sends at most.
-pub const BATCH: usize = 64;
-
-/// Asked for as socket buffer: what a guest sends in a burst must not be lost before it is counted.
-const SOCKET_BUFFER: usize = 8 << 20;
+pub const BATCH: usize = mmsg::BATCH;
 
 /// An end as it is named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +53,7 @@ pub enum Endpoint {
     /// A TAP device.
     Tap(File),
     /// A connected socket and what its batches need.
-    Udp(Box<Udp>),
+    Udp(Udp),
 }
 
 impl Endpoint {
@@ -64,20 +61,20 @@ impl Endpoint {
     pub fn open(name: &EndpointName) -> io::Result<Self> {
         match name {
             EndpointName::Tap(name) => Ok(Endpoint::Tap(tap::open(name)?)),
-            EndpointName::Udp { local, remote } => Ok(Endpoint::Udp(Box::new(Udp::open(*local, *remote)?))),
+            EndpointName::Udp { local, remote } => Endpoint::from_socket(UdpSocket::bind(*local)?, *remote),
         }
     }
 
     /// An end that is a socket of the caller's, connected to `remote`.
     pub fn from_socket(socket: UdpSocket, remote: SocketAddr) -> io::Result<Self> {
-        Ok(Endpoint::Udp(Box::new(Udp::new(socket, remote)?)))
+        Ok(Endpoint::Udp(Udp(Box::new(Batches::new(socket, remote)?))))
     }
 
     /// The descriptor to wait on.
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Endpoint::Tap(file) => file.as_fd(),
-            Endpoint::Udp(udp) => udp.socket.as_fd(),
+            Endpoint::Udp(udp) => udp.0.fd(),
         }
     }
 
@@ -122,52 +119,13 @@ impl Endpoint {
     }
 }
 
-/// A socket that takes and sends frames in batches.
-pub struct Udp {
-    socket: UdpSocket,
-    headers: MultiHeaders<SockaddrStorage>,
-}
-
-impl std::fmt::Debug for Udp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Udp").field("socket", &self.socket).finish_non_exhaustive()
-    }
-}
+/// A connected socket and what its batches need.
+#[derive(Debug)]
+pub struct Udp(Box<Batches>);
 
 impl Udp {
-    fn open(local: SocketAddr, remote: SocketAddr) -> io::Result<Self> {
-        Self::new(UdpSocket::bind(local)?, remote)
-    }
-
-    fn new(socket: UdpSocket, remote: SocketAddr) -> io::Result<Self> {
-        socket.connect(remote)?;
-        socket.set_nonblocking(true)?;
-        // Beyond the system's limit only with CAP_NET_ADMIN.
-        if socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
-            socket::setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER)?;
-        }
-        socket::setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER)?;
-        Ok(Udp { socket, headers: MultiHeaders::preallocate(BATCH, None) })
-    }
-
     fn receive(&mut self, frames: &mut [Vec<u8>]) -> io::Result<usize> {
-        let mut lengths = [0usize; BATCH];
-        let mut count = 0;
-        {
-            let mut slices: Vec<_> = frames.iter_mut().take(BATCH).map(|f| [IoSliceMut::new(f)]).collect();
-            let fd = self.socket.as_raw_fd();
-            match socket::recvmmsg(fd, &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-                Ok(messages) => {
-                    for (message, len) in messages.zip(&mut lengths) {
-                        *len = message.bytes;
-                        count += 1;
-                    }
-                }
-                // A port unreachable of an earlier frame is no reason to stop: QEMU may start later.
-                Err(Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        let (count, lengths) = self.0.receive(frames.iter_mut().map(Vec::as_mut_slice))?;
         for (frame, len) in frames.iter_mut().zip(&lengths[..count]) {
             frame.truncate(*len);
         }
@@ -178,12 +136,8 @@ impl Udp {
         let mut sent = 0;
         let mut refused = 0;
         while sent + refused < frames.len() {
-            let batch: Vec<_> = frames[sent + refused..].iter().take(BATCH).map(|f| [IoSlice::new(f)]).collect();
-            let addresses = vec![None; batch.len()];
-            let flags = MsgFlags::MSG_DONTWAIT;
-            match socket::sendmmsg(self.socket.as_raw_fd(), &mut self.headers, &batch, &addresses, [], flags) {
-                // At least one went out, or there would be an error.
-                Ok(results) => sent += results.count().max(1),
+            match self.0.send(frames[sent + refused..].iter().take(BATCH).map(Vec::as_slice)) {
+                Ok(count) => sent += count,
                 // The error of an earlier frame; this one was not tried, and would meet the same.
                 Err(Errno::ECONNREFUSED | Errno::EINTR) => refused += 1,
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EMSGSIZE) => break,
