@@ -369,7 +369,8 @@ fn version_6() {
 fn version_6_orders_and_answers() {
     let all = vectors();
     let mut buf = [0; 64];
-    let mut holds = |name: &str, kind: u8, counter: u64, emit: &dyn Fn(&[u8], &mut [u8]) -> Result<usize>| {
+    type Emit<'a> = dyn Fn(&[u8], &mut [u8]) -> Result<usize> + 'a;
+    let mut holds = |name: &str, kind: u8, counter: u64, emit: &Emit<'_>| {
         let (header, body) = Header6::parse(&all[name]).unwrap();
         assert_eq!(header, Header6 { kind, session: SessionId(*b"sessio"), counter: Counter(counter) }, "{name}");
         let len = emit(body, &mut buf).unwrap();
