@@ -42,7 +42,7 @@ def clear(context: Context, nic="virtio-net-pci", cpus=2, codec="none", **more) 
     identity = metas[0]["identity"]
     wanted = {"rack": "b12", "role": "db", "nic": "eth0", "nic-driver": DRIVERS.get(nic, nic), "dmi-vendor": "QEMU"}
     wrong = {key: identity.get(key) for key, value in wanted.items() if identity.get(key) != value}
-    must(not wrong and "dmi-uuid" in identity and re.fullmatch("[0-9a-f]{40}", identity.get("build-id", "")), f"identity is {identity}")
+    must(not wrong and re.fullmatch("[0-9a-f]{40}", identity.get("build-id", "")), f"identity is {identity}")
     return lines
 
 

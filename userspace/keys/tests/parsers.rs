@@ -60,7 +60,8 @@ proptest! {
         let at = damage.index(other.len());
         other[at] = byte;
         if let Ok(read) = Registration::parse(&other) {
-            prop_assert_eq!(read.emit().len(), text.len());
+            // A newline in place of the last character of the name ends the text earlier.
+            prop_assert!(read.emit().len() <= text.len());
         }
     }
 

@@ -625,7 +625,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_with_its_line() {
-        let text = "secur=1\nport=0\nport\n=3\naddr=\"x\nformat=kdump\nverbose=1\nverbose=2\nsecure=yes\nlog_rate=1\n";
+        let text = "secur=1\nport=0\nport\n=3\naddr=\"x\nformat=flat\nverbose=1\nverbose=2\nsecure=yes\nlog_rate=1\n";
         let found = problems(text);
         let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [1, 2, 3, 4, 5, 6, 8, 9, 10]);

@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn a_page_that_comes_in_both_turns_takes_no_other_with_it() {
         let now = Instant::now();
-        let mut memory = Memory6::new(&[0..10], Turn::First, now);
+        let mut memory = Memory6::new(std::slice::from_ref(&(0..10)), Turn::First, now);
         let mut events = Events::default();
         let run = |skip, pages| Frames { skip, pages, zero: false };
         memory.on_piece(now, 0, &piece(4, &cluster(&[run(0, 2)])), &mut events);
