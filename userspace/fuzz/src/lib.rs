@@ -21,7 +21,7 @@ pub use messages::{
 };
 pub use session::session_ends_and_hands_over_only_what_was_asked;
 pub use text::{
-    conf_renders_back, kernel_log_is_read_or_refused, tags_are_pairs_or_error, target_string_or_error, vmcore_is_read_or_refused,
-    vmcoreinfo_is_read_or_refused,
+    conf_renders_back, kernel_log_is_read_or_refused, tags_are_pairs_or_error, target_string_or_error,
+    vmcore_is_read_or_refused, vmcoreinfo_is_read_or_refused,
 };
 pub use version6::{engine6_sends_what_it_may, session6_hands_over_only_what_was_asked, version6_messages_come_back};
