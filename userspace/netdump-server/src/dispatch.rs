@@ -199,11 +199,11 @@ impl Server {
         self.insert(path, Dialogue::Six(Box::new(session)), owner, Some(burnt));
     }
 
-    /// Datagrams of version 6 that may be on their way to us: so many that the receive buffer holds them all, whatever else
-    /// comes. A datagram takes about twice its length there.
-    fn window_6(&self) -> u32 {
+    /// Datagrams of version 6 that may be on their way to us for one of the dumps that run now: so many that the receive buffer
+    /// holds those of all of them, whatever else comes. A datagram takes about twice its length there.
+    pub(crate) fn window_6(&self) -> u32 {
         let room = 2 * (usize::from(self.settings.max_datagram) + 888);
-        let share = self.settings.rcvbuf / 5 * 3 / self.settings.max_concurrent_dumps.max(1) as usize;
+        let share = self.settings.rcvbuf / 5 * 3 / self.admission.running().max(1);
         u32::try_from(share / room).unwrap_or(u32::MAX).max(64)
     }
 

@@ -48,6 +48,7 @@ impl Server {
         dump.flush();
         let room = self.room_per_dump(&dump, 1);
         dump.session.set_write_room(room, self.room_per_dump(&dump, 2));
+        dump.session.set_max_window(self.window_6());
         self.transmit(&mut dump);
         self.note_counters(&mut dump);
         self.report_progress(&mut dump);

@@ -66,6 +66,13 @@ impl Dialogue {
         }
     }
 
+    /// Classic counts pages, and few of them.
+    pub fn set_max_window(&mut self, datagrams: u32) {
+        if let Dialogue::Six(session) = self {
+            session.set_max_window(datagrams);
+        }
+    }
+
     /// Classic has no words for it.
     pub fn set_position(&mut self, position: u32) {
         if let Dialogue::Six(session) = self {

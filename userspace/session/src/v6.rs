@@ -339,6 +339,12 @@ impl Session6 {
         (self.room, self.most) = (pages, most);
     }
 
+    /// Datagrams that may be on their way from now on, at most: others dump at the same time, or do not any more.
+    pub fn set_max_window(&mut self, datagrams: u32) {
+        self.params.max_window = datagrams;
+        self.rate.set_cap(u64::from(datagrams));
+    }
+
     /// The owner's socket dropped `datagrams` for lack of room.
     pub fn note_receive_drops(&mut self, datagrams: u64) {
         if datagrams > 0 {

@@ -108,6 +108,12 @@ impl Rate {
         }
     }
 
+    /// The receiver has room for so many.
+    pub(crate) fn set_cap(&mut self, cap: u64) {
+        self.cap = cap.max(LEAST);
+        self.window = self.window.min(self.cap);
+    }
+
     /// From here on the path is filled: what was measured with a question at a time says nothing about it.
     pub(crate) fn begin(&mut self, now: Instant, next: u64) {
         self.window = FIRST.min(self.cap);
