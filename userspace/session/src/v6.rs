@@ -521,7 +521,6 @@ impl Session6 {
             let (_, sent) = self.asked[at];
             self.asked.drain(..=at);
             self.rate.measured(now, now.saturating_duration_since(sent));
-            self.rate.answered(at);
         }
         for (sum, said) in self.left_out.iter_mut().zip(progress.left_out) {
             // They only grow, and answers may come in any order.

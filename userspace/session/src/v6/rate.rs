@@ -33,8 +33,6 @@ const TRIAL_LAG: u32 = 2;
 const MADE_UP: f64 = 0.35;
 /// Loss of a path on which two copies of each datagram of ours are sent.
 const COPIES: f64 = 0.02;
-/// Likewise of grants that are not answered: either may be lost, and a client may answer two at once.
-const UNANSWERED: f64 = 0.1;
 /// Datagrams over which loss is averaged.
 const LOSS_OVER: f64 = 1000.0;
 /// The least round-trip time is forgotten after so long: a path may change.
@@ -57,8 +55,6 @@ pub(crate) struct Rate {
     round: Round,
     /// Share of datagrams lost, averaged.
     loss: f64,
-    /// Share of grants that were to be answered and were not, averaged.
-    unanswered: f64,
     lossy_since: Option<Instant>,
     trial: Option<Trial>,
     /// The window is no larger, because the path was found to be full.
@@ -101,7 +97,6 @@ impl Rate {
             latest: None,
             round: Round { since: now, until: FIRST, from: 0, received: 0 },
             loss: 0.0,
-            unanswered: 0.0,
             lossy_since: None,
             trial: None,
             ceiling: None,
@@ -152,13 +147,7 @@ impl Rate {
     /// Whether so much is lost that what is sent to the client is sent twice: there are few of them and they are small, and
     /// it is their loss that makes everybody wait.
     pub(crate) fn is_lossy(&self) -> bool {
-        self.loss > COPIES || self.unanswered > UNANSWERED
-    }
-
-    /// A grant was answered, and so many before it were not.
-    pub(crate) fn answered(&mut self, lost: usize) {
-        let share = lost as f64 / (lost + 1) as f64;
-        self.unanswered += (share - self.unanswered) * ((lost + 1) as f64 / 64.0).min(1.0);
+        self.loss > COPIES
     }
 
     /// How long one datagram may come after one that was sent later.
