@@ -55,7 +55,7 @@ FLAVOUR = "cloud-amd64"
 PORT = 2222
 # Without what makedumpfile gets wrong on this kernel: the memory of processes.
 LEVEL, SOUND_LEVEL = 31, 23
-CODECS = ("auto", "lz4", "zstd")
+CODECS = ("zstd", "lz4", "auto")
 # Ours / kdump, and ours / makedumpfile, at most.
 MOST_TIME, MOST_WIRE = 0.2, 1.05
 # A guest is idle so many seconds before the trigger.

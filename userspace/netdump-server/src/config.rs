@@ -136,7 +136,7 @@ impl Default for Settings {
             kdump_compress: Compression::Zstd,
             skip_zero: true,
             level: Level::ALL,
-            codec: Encoding::Best,
+            codec: Encoding::Fixed(Codec::Zstd),
             max_datagram: 1416,
             cluster_pages: MAX_CLUSTER_PAGES,
             compress: String::new(),
