@@ -2,6 +2,7 @@
 //! Kdump-compressed files, read back by a reader of their own, and by crash where it is at hand.
 
 mod kdump_reader;
+mod small_dump;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,48 +14,21 @@ use std::time::Duration;
 
 use kdump_reader::Kdump;
 use netdump_core::wire::classic::Machine;
-use netdump_core::wire::ext::{ByteOrder, PhysRange};
-use netdump_core::wire::{Pfn, PhysAddr};
+use netdump_core::wire::Pfn;
 use netdump_vmcore::{
-    convert, Compression, Cpu, DumpInfo, Format, FrameSet, KdumpError, KdumpFacts, KdumpOptions, PageSize, Progress,
-    Writer,
+    convert, Compression, DumpInfo, Format, FrameSet, KdumpError, KdumpFacts, KdumpOptions, Progress, Writer,
 };
 use proptest::prelude::*;
-
-fn range(start: u64, end: u64) -> PhysRange {
-    PhysRange { start: PhysAddr(start * 4096), end: PhysAddr(end * 4096) }
-}
+use small_dump::range;
 
 /// 2 MiB in two ranges, two CPUs.
 fn info() -> DumpInfo {
-    let cpu = |cpu: u32| Cpu {
-        cpu,
-        pid: 0,
-        task_struct: 0,
-        crashing: cpu == 1,
-        was_online: true,
-        by_nmi: false,
-        regs: Some(vec![cpu as u8 + 1; 216]),
-    };
     let identity = [("hostname", "web1"), ("release", "7.3.4-netdump"), ("version", "#1 SMP")];
     DumpInfo {
-        machine: Machine::X86_64,
-        byte_order: ByteOrder::Little,
-        page_size: PageSize::KIB4,
-        nr_pages: 0x200,
-        total_ram_pages: 0x19e,
-        task_struct: 0xffff_8880_0012_3000,
-        page_offset: 0xffff_8880_0000_0000,
-        regs: vec![9; 216],
-        crashing_cpu: Some(1),
-        cpus_possible: 2,
-        cpus: vec![cpu(0), cpu(1)],
         vmcoreinfo: Some(b"OSRELEASE=7.3.4-netdump\nPAGESIZE=4096\nNUMBER(phys_base)=-1048576\n".to_vec()),
-        ranges: Some(vec![range(1, 0x9f), range(0x100, 0x200)]),
         ktext: None,
         identity: identity.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect(),
-        panic: None,
-        overlays: Vec::new(),
+        ..small_dump::info()
     }
 }
 
@@ -195,7 +169,7 @@ fn what_cannot_be_is_an_error_and_no_dump() {
     assert!(matches!(attempt(&info(), &elf, &more, &Progress::default()), KdumpError::NotInDump(Pfn(0xa0))));
     // One thread cannot read its pages, and the others do not wait for it.
     let mut all = FrameSet::create(tempfile::tempfile().unwrap(), 0x10_0000).unwrap();
-    let large = DumpInfo { nr_pages: 0x10_0000, ranges: Some(vec![range(0, 0x10_0000)]), ..info() };
+    let large = DumpInfo { nr_pages: 0x10_0000, ranges: Some(vec![range(0, 0x10_0000 * 4096)]), ..info() };
     all.add(Pfn(0), 0x4000).unwrap();
     all.flush().unwrap();
     let short = tempfile::tempfile().unwrap();
@@ -218,7 +192,7 @@ proptest! {
     ) {
         let (mut at, mut ranges) = (0, Vec::new());
         for (gap, len) in lens {
-            ranges.push(range(at + gap, at + gap + len));
+            ranges.push(range((at + gap) * 4096, (at + gap + len) * 4096));
             at += gap + len;
         }
         let frames: BTreeSet<u64> = ranges.iter().flat_map(|r| r.start.0 / 4096..r.end.0 / 4096).collect();

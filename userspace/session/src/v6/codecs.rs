@@ -88,7 +88,7 @@ impl Codecs {
         if trials.is_empty() {
             trials.push(trial(Codec::Raw));
         }
-        let left = if trials.len() > 1 { (1..trials.len()).rev().collect() } else { Vec::new() };
+        let left = (1..trials.len()).rev().collect();
         Codecs { trials, current: 0, left, settled: None, sample: None, look_again: None }
     }
 
