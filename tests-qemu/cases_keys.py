@@ -16,10 +16,10 @@ COOKIE = MAGIC2 << 32 | MAGIC1
 EINVAL = 22
 
 
-def blob(key_id: bytes, cookie: int, magic: bytes = b"NDARM001", flags: int = 1, kx: bytes = b"") -> tuple[bytes, list[bytes]]:
+def blob(key_id: bytes, cookie: int, magic: bytes = b"NDARM002", flags: int = 1, kx: bytes = b"") -> tuple[bytes, list[bytes]]:
     """What the module takes (docs/keys.md), and what of it is secret."""
     arm_key, seed = secrets.token_bytes(32), secrets.token_bytes(32)
-    keys = key_id + secrets.token_bytes(16) + arm_key + seed + secrets.token_bytes(16)
+    keys = key_id + secrets.token_bytes(16) + arm_key + seed + secrets.token_bytes(32) + secrets.token_bytes(16)
     return arming(keys, cookie, magic, flags, kx), [arm_key, seed]
 
 
@@ -43,8 +43,8 @@ def keyed(context: Context) -> list[str]:
     other, secret_3 = blob(b"\x33" * 16, secrets.randbits(64) | 1)
     # What is secret in the bad ones must not be found either.
     bad = {
-        "empty": b"", "cut": other[:-1], "longer": other + b"x", "magic": b"NDARM002" + other[8:], "flags": other[:12] + b"\x03" + other[13:],
-        "cookie": other[:128] + bytes(8) + other[136:], "page": other + bytes(4096 - len(other)),
+        "empty": b"", "cut": other[:-1], "longer": other + b"x", "magic": b"NDARM001" + other[8:], "flags": other[:12] + b"\x03" + other[13:],
+        "cookie": other[:160] + bytes(8) + other[168:], "page": other + bytes(4096 - len(other)),
     }  # fmt: skip
     files = {"first": first, "second": second, "wipe": b"NDWIPE01", **{f"bad-{name}": text for name, text in bad.items()}}
     extra = {f"/{name}": file_of(directory, name, text) for name, text in files.items()}
@@ -71,7 +71,7 @@ def keyed(context: Context) -> list[str]:
 
     def dumped(server: Server) -> None:
         path, _ = server.meta()
-        hits.extend(found(path / "vmcore", [*secret_1, *secret_2, *secret_3, first[128:136]]))
+        hits.extend(found(path / "vmcore", [*secret_1, *secret_2, *secret_3, first[160:168]]))
 
     machine.extra = extra
     # The parameters' cookie is not the server's: the blob is what counts.

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import socket
+import threading
 import time
 from pathlib import Path
 
@@ -15,10 +17,10 @@ import panic_run
 import test_modules
 import truth
 from cases import Context, add
-from cases_keys import found
+from cases_keys import found, status
 from cases_network import NETDEV, Impairer
 from enrolment import Enrolment
-from guest import CLOUD_NICS, Guest, Machine
+from guest import CLOUD_NICS, HOST_ADDRESS, Guest, Machine
 from judges import must
 from server import Server
 
@@ -283,6 +285,98 @@ def small_path(context: Context, mtu=1400) -> list[str]:
     return [*lines, f"a path for {mtu} bytes: {counts['too_long']} frames were longer"]
 
 
+class Forger(threading.Thread):
+    """Answers every probe, with a MAC of zeroes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.count = 0
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((HOST_ADDRESS, 6666))
+        self.socket.settimeout(0.1)
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Until it is to end."""
+        while not self.ended.is_set():
+            try:
+                probe, client = self.socket.recvfrom(2048)
+            except TimeoutError:
+                continue
+            self.socket.sendto(b"\x06\x08" + probe[2:18] + bytes(18), client)
+            self.count += 1
+
+
+@contextlib.contextmanager
+def forged_answers():
+    """Somebody in the server's place, who has no key."""
+    forger = Forger()
+    forger.start()
+    try:
+        yield forger
+    finally:
+        forger.ended.set()
+        forger.join()
+        forger.socket.close()
+
+
+def probed(context: Context, keyed=True) -> list[str]:
+    """A machine that is well says whether the server hears it, whatever its own firewall lets in, and hears of the opposite."""
+    lab = context.lab()
+    machine = Machine()
+    settings: dict = {"secure": 0}
+    if keyed:
+        enrolment = Enrolment(context.directory, machine.address)
+        machine.extra, settings = enrolment.files(), enrolment.settings()
+    guest = Guest(lab, panic_run.with_module(lab, machine), context.directory)
+
+    def verdict(pattern: str) -> str:
+        """What status says of the probes, once that is this."""
+        deadline = time.monotonic() + 60
+        while not (said := re.search(f"^probe: ({pattern})$", status(guest), re.MULTILINE)):
+            must(time.monotonic() < deadline, f"{pattern}: {status(guest)}")
+            time.sleep(0.2)
+        return said[1]
+
+    with guest, Server(context.directory, **settings) as server:
+        guest.wait_ready()
+        if keyed:
+            panic_run.arm(guest, "probe_interval=1", magic=False)
+            # Without the key it would be nobody, and is not answered.
+            verdict("no answer for .*")
+            guest.run("/write-key /key /dev/netdump")
+        else:
+            panic_run.arm(guest, "probe_interval=1", magic=False)
+        answered = verdict(r"answered \d+ s ago after \d+ us")
+        server.stop()
+        silent = verdict("no answer for .*")
+        with forged_answers() as forged:
+            # It is as good as the server where there is no key.
+            verdict("no answer for [^012] s" if keyed else "answered [01] s ago after .*")
+        must(forged.count > 0, "no probe was answered by the forger")
+        verdict("no answer for .*")
+        server.start()
+        verdict("answered [01] s ago after .*")
+        if keyed:
+            # Revoked.
+            for file in (enrolment.store / "clients").iterdir():
+                file.rename(file.with_suffix(".away"))
+            verdict("no answer for .*")
+            server.wait_text("probe with a key that no client is enrolled with", 10)
+            for file in (enrolment.store / "clients").iterdir():
+                file.rename(file.with_suffix(".json"))
+            verdict("answered [01] s ago after .*")
+        # It is asked once a second: a question may be on its way now.
+        guest.send(panic_run.PANIC)
+        _, meta = server.wait_dump(panic_run.dump_seconds(machine), guest=guest)
+        must(meta["complete"], f"the dump is not complete: {meta['dump'].get('failure')}")
+    spoken(meta, sealed=keyed)
+    console = (context.directory / "console").read_text(errors="replace")
+    must("WARNING:" not in console and "BUG:" not in console, "the kernel complains")
+    must(console.count("netdump: the server answers") >= 2, "the console does not say that the server answers")
+    return [f"{answered}; with the server stopped: {silent}"]
+
+
 add("six-clear", clear, tiers=("test", "full"), all_judges=True)
 add("six-sealed", sealed, tiers=("test", "full"), all_judges=True)
 add("six-level-31", level_31, tiers=("test", "full"))
@@ -295,6 +389,8 @@ add("six-sealed-under-load", sealed, load=True)
 add("six-cut-first", cut, enough=in_second_turn)
 add("six-cut-50", cut, enough=part(50))
 add("six-cut-90", cut, enough=part(90))
+add("six-probe", probed, tiers=("test", "full"))
+add("six-probe-clear", probed, keyed=False)
 add("six-small-path", small_path, tiers=("test", "full"))
 add("six-server-killed", server_killed, tiers=("test", "full"))
 for nic in ("virtio-net-pci", "e1000e", "vmxnet3", "e1000"):

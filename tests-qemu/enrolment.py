@@ -21,9 +21,9 @@ def hkdf(secret: bytes, info: bytes) -> bytes:
     return hkdf_expand(hmac.digest(bytes(32), secret, hashlib.sha256), info)
 
 
-def arming(keys: bytes, cookie: int, magic: bytes = b"NDARM001", flags: int = 1, kx: bytes = b"") -> bytes:
-    """What /dev/netdump takes; `keys` are key_id, arm_id, arm key, seed and server_id."""
-    return magic + struct.pack("<II", 138 + len(kx), flags) + keys + struct.pack("<QH", cookie, len(kx)) + kx
+def arming(keys: bytes, cookie: int, magic: bytes = b"NDARM002", flags: int = 1, kx: bytes = b"") -> bytes:
+    """What /dev/netdump takes; `keys` are key_id, arm_id, arm key, seed, probe key and server_id."""
+    return magic + struct.pack("<II", 170 + len(kx), flags) + keys + struct.pack("<QH", cookie, len(kx)) + kx
 
 
 def file_of(directory: Path, name: str, text: bytes) -> Path:
@@ -60,7 +60,8 @@ class Enrolment:
 
     def blob(self, arm_key: bytes = b"") -> bytes:
         """What /dev/netdump takes."""
-        keys = self.key_id + self.arm_id + (arm_key or self.arm_key) + self.seed + self.server_id
+        arm_key = arm_key or self.arm_key
+        keys = self.key_id + self.arm_id + arm_key + self.seed + hkdf_expand(arm_key, b"nd6 probe") + self.server_id
         return arming(keys, secrets.randbits(64) | 1)
 
     def files(self, **others: bytes) -> dict[str, Path]:

@@ -91,7 +91,7 @@ NETLOGADDR=crashhost NETLOGPORT=7002 NETLOGMACADDR=02:00:00:00:00:02||netlog=@/,
 SYSLOGADDR=crashhost||syslog=@/,@192.0.2.1/
 SYSLOGADDR=crashhost SYSLOGPORT=515 SYSLOGMACADDR=02:00:00:00:00:03 SYSLOGFORMAT=rfc5424 LOCALPORT=516||syslog=516@/,515@192.0.2.1/02:00:00:00:00:03 syslog_format=rfc5424
 NETDUMPADDR=crashhost NETLOGADDR=192.0.2.2 SYSLOGADDR=192.0.2.3|netdump=@/,@192.0.2.1/ level=31|netlog=@/,@192.0.2.2/ syslog=@/,@192.0.2.3/
-NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=0 DUMPPROTOCOL=6 QUEUETIMEOUT=40|netdump=@/,@192.0.2.1/ queue_timeout=40 protocol=6 level=0|
+NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=0 DUMPPROTOCOL=6 QUEUETIMEOUT=40 PROBEINTERVAL=9|netdump=@/,@192.0.2.1/ queue_timeout=40 probe_interval=9 protocol=6 level=0|
 NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPTAGS=rack=b12|netdump=@/,@192.0.2.1/ level=31 tags=rack=b12|
 NETDUMPADDR=crashhost NETLOGADDR=NONE DUMPLEVEL=|netdump=@/,@192.0.2.1/|
 END
@@ -126,7 +126,7 @@ END
 
 @test "wrong values are named, each, and nothing is loaded" {
     for bad in LOCALPORT=0 LOCALPORT=x NETDUMPPORT=65536 NETLOGPORT=-1 SYSLOGPORT=1e3 IDLETIMEOUT=1s HANDSHAKETIMEOUT=9999999999 TOTALTIMEOUT=-1 \
-        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never DUMPLEVEL=32 DUMPPROTOCOL=7 DUMPTAGS=rack 'DUMPTAGS="a=b,c=d"' DUMPTAGS=a/b=c QUEUETIMEOUT=-1 SYSLOGFORMAT=json PANIC=soon \
+        NETDUMPMACADDR=02:00 NETLOGMACADDR=x SYSLOGMACADDR=02-00-00-00-00-01 NETDUMPKEYEXCHANGE=rsh REBOOT=never DUMPLEVEL=32 DUMPPROTOCOL=7 DUMPTAGS=rack 'DUMPTAGS="a=b,c=d"' DUMPTAGS=a/b=c QUEUETIMEOUT=-1 PROBEINTERVAL=x SYSLOGFORMAT=json PANIC=soon \
         PANIC_ON_OOPS=2 SYSRQ=on DEV=eth0/x 'DEV="eth0;reboot"' LOCALADDR=me 'NETLOGADDR="a;b"' 'SYSLOGADDR=-oProxyCommand=x' NETDUMPSSHPORT=ssh; do
         setup
         settings NETDUMPADDR=crashhost "$bad"
@@ -207,6 +207,19 @@ END
     echo "netdump.disable=0" >"$NETDUMP_ROOT/proc/cmdline"
     run "$script" start
     called "modprobe netdump netdump=@/,@192.0.2.1/ level=31"
+}
+
+@test "test says what became of the last probe" {
+    settings NETDUMPADDR=crashhost NETDUMPKEYEXCHANGE=none
+    run "$script" start
+    for probe in "answered 3 s ago after 400 us|0|armed, and the server answered 3 s ago" \
+        "no answer for 7 s|1|gives no answer for 7 s: look for a firewall" "off|0|only a panic shows"; do
+        printf "armed: somehow\nkey: none\nprobe: %s\n" "${probe%%|*}" >"$NETDUMP_ROOT/sys/module/netdump/parameters/status"
+        run "$script" test
+        [[ $output == *"${probe##*|}"* ]] || { echo "$probe: $output"; return 1; }
+        probe=${probe#*|}
+        [ "$status" = "${probe%%|*}" ]
+    done
 }
 
 @test "the unit stays inactive where there is nothing to start" {

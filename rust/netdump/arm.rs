@@ -4,9 +4,10 @@
 //! change. Everything here runs in process context, one run at a time.
 
 use super::plan::Plan;
+use super::probe::{Asker, Prober};
 use super::settings::{Settings, DEFAULT_PORT};
 use super::sys::crypto::Kernel;
-use super::sys::keys;
+use super::sys::keys::{self, Proof};
 use super::sys::memory::MemoryMap;
 use super::sys::nic::{self, Find, Identity, NotUsable};
 use super::sys::panic_cell::PanicCell;
@@ -39,6 +40,7 @@ const REFRESH: u32 = 30_000;
 struct State {
     settings: Settings,
     crypto: Kernel,
+    prober: Prober,
     armed: Option<Armed>,
     reason: Option<NotArmed>,
 }
@@ -86,7 +88,10 @@ impl From<NoRoute> for NotArmed {
 
 /// Begins to arm, and goes on until [`stop`]. If all is there already it is armed when this returns.
 pub fn start(settings: Settings, crypto: Kernel) {
-    STATE.with(|state| *state = Some(State { settings, crypto, armed: None, reason: None }));
+    STATE.with(|state| {
+        let prober = Prober::new(settings.probe_interval);
+        *state = Some(State { settings, crypto, prober, armed: None, reason: None });
+    });
     params::set_status(Some(show_status));
     WORK.start(run);
     run();
@@ -100,16 +105,22 @@ pub fn stop() {
     drop(PLAN.replace(None));
 }
 
+/// Something came that may be the server's answer. Softirq context.
+fn on_answer() {
+    WORK.soon(0);
+}
+
 /// Something has changed that may matter. Atomic context.
 pub fn on_change() {
     WORK.soon(SETTLE);
 }
 
 fn run() {
+    let proof = keys::proof();
     let next = STATE.with(|state| {
         let Some(state) = state else { return REFRESH };
         match state.update() {
-            Ok(()) => REFRESH,
+            Ok(()) => state.probe(proof).min(REFRESH),
             Err(_) => RETRY,
         }
     });
@@ -123,6 +134,7 @@ impl State {
         match result {
             Ok(()) => self.reason = None,
             Err(reason) => {
+                self.prober.forget();
                 if self.armed.take().is_some() {
                     drop(PLAN.replace(None));
                 }
@@ -133,6 +145,19 @@ impl State {
             }
         }
         result
+    }
+
+    /// Asks the server whether it is there, if that is due; after how many milliseconds to come back.
+    fn probe(&mut self, proof: Proof) -> u32 {
+        let Some(armed) = &self.armed else { return REFRESH };
+        let key = match proof {
+            Proof::None => None,
+            Proof::Key(name, key) => Some((name, key)),
+            // A server that knows the cookie takes nothing without it, and probes are of version 6.
+            Proof::Cookie => return self.prober.rest(),
+        };
+        let asker = Asker { ifindex: armed.ifindex, path: armed.path, key, crypto: self.crypto };
+        self.prober.step(&asker, on_answer)
     }
 
     fn try_update(&mut self) -> Result<(), NotArmed> {
@@ -226,6 +251,10 @@ fn show_status(out: &mut dyn Write) -> fmt::Result {
         match key {
             Some(key) => writeln!(out, "key: {key}"),
             None => writeln!(out, "key: none"),
+        }?;
+        match state.armed {
+            Some(_) => writeln!(out, "probe: {}", state.prober),
+            None => Ok(()),
         }
     })
 }

@@ -24,6 +24,7 @@ mod arm;
 mod fire;
 mod notes;
 mod plan;
+mod probe;
 mod settings;
 
 use kernel::prelude::*;

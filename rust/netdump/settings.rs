@@ -46,6 +46,8 @@ pub struct Settings {
     pub dialects: Dialects,
     /// What the cipher is computed with.
     pub simd: Simd,
+    /// Nanoseconds between two probes; 0 is none.
+    pub probe_interval: u64,
     /// What is said of this machine in its dumps.
     pub tags: Tags<'static>,
 }
@@ -111,6 +113,8 @@ impl Settings {
             level,
             dialects,
             simd,
+            // The classic dialect has none.
+            probe_interval: if dialects == Dialects::Classic { 0 } else { nanoseconds(given.probe_interval) },
             tags,
         })
     }

@@ -107,6 +107,8 @@ struct task_struct *nd_current(void);
 unsigned long nd_preempt_count(void);
 void nd_preempt_count_set(unsigned long count);
 unsigned long nd_preempt_count_in_softirq(unsigned long count);
+void nd_softirqs_off(void);
+void nd_softirqs_on(void);
 void nd_touch_watchdogs(void);
 void nd_udelay(unsigned long usecs);
 struct bpf_net_context *nd_bpf_net_ctx_set(struct bpf_net_context *ctx);
@@ -289,6 +291,7 @@ extern char nd_param_protocol[16];
 extern char nd_param_simd[16];
 /* With room for a newline, so that what is too long is not cut but refused. */
 #define ND_TAGS_LEN (512 + 2)
+extern unsigned int nd_param_probe_interval;
 extern char nd_param_tags[ND_TAGS_LEN];
 int nd_status_get(char *buffer, const struct kernel_param *kp);
 ssize_t nd_key_write(struct file *file, const char __user *from, size_t len, loff_t *offset);

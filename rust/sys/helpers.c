@@ -86,6 +86,16 @@ unsigned long nd_preempt_count_in_softirq(unsigned long count)
 	return (count & HARDIRQ_DISABLE_MASK) | PREEMPT_OFFSET | SOFTIRQ_OFFSET;
 }
 
+void nd_softirqs_off(void)
+{
+	local_bh_disable();
+}
+
+void nd_softirqs_on(void)
+{
+	local_bh_enable();
+}
+
 void nd_touch_watchdogs(void)
 {
 	touch_nmi_watchdog();

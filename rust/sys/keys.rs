@@ -7,10 +7,12 @@
 //! written; which counts changes in one store, so that a panic at any moment finds the old or the new.
 
 use super::bindings;
+use super::notifier;
 use super::volatile::{pages_of, Changed, PhysRange, PAGE_SIZE};
 use super::work::Shared;
 use crate::wire::arm::{Arming, KeyId, MAX_LEN, WIPE};
 use crate::wire::v6::handshake::KeyName;
+use crate::wire::v6::probe::ProbeKey;
 use crate::wire::v6::secure::Key;
 use crate::wire::Cookie;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -142,6 +144,29 @@ pub fn arm_key() -> Option<(KeyName, Key, [u8; 32])> {
     Some((name, Key::new(*blob.arm_key()), *blob.seed()))
 }
 
+/// What this machine has to show for itself, as far as probes go.
+#[derive(Clone, Copy)]
+pub enum Proof {
+    /// Nothing.
+    None,
+    /// A classic cookie, which no probe may show.
+    Cookie,
+    /// The key of probes. It may be known to who has a dump: see docs/keys.md.
+    Key(KeyName, ProbeKey),
+}
+
+/// What there is. Process context.
+pub fn proof() -> Proof {
+    WRITING.with(|_| match blob() {
+        Some(blob) => {
+            let name = KeyName { key_id: blob.key_id().0, arm_id: *blob.arm_id() };
+            Proof::Key(name, ProbeKey::new(*blob.probe_key()))
+        }
+        None if cookie() == Cookie::default() => Proof::None,
+        None => Proof::Cookie,
+    })
+}
+
 /// Frames that hold secrets while a dump runs: the keys that were derived, and the stack on which that was done. They are
 /// no part of any dump.
 pub struct Hidden {
@@ -206,7 +231,10 @@ pub fn report(changed: &mut Changed) {
 extern "C" fn nd_key_write(_: *mut bindings::file, from: *const u8, len: usize, _: *mut i64) -> isize {
     let taken = WRITING.with(|_| take(from, len));
     match taken {
-        Ok(()) => len as isize,
+        Ok(()) => {
+            notifier::changed();
+            len as isize
+        }
         Err(error) => error.to_errno() as isize,
     }
 }

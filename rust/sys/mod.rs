@@ -9,6 +9,7 @@
 #[path = "generated.rs"]
 mod bindings;
 
+pub mod ask;
 pub mod claim;
 pub mod clock;
 pub mod compress;

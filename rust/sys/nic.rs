@@ -128,6 +128,20 @@ pub fn probe(ifindex: i32) -> Result<Identity, NotUsable> {
     }
 }
 
+/// Calls `f` with device `ifindex`, if a dump could go through it; it stays while that runs. Process context.
+pub(super) fn with_usable<R>(
+    ifindex: i32,
+    f: impl FnOnce(*mut bindings::net_device) -> Result<R, NotUsable>,
+) -> Result<R, NotUsable> {
+    // SAFETY: Under RTNL, where no device goes away.
+    unsafe {
+        bindings::rtnl_lock();
+        let result = usable(ifindex).and_then(f);
+        bindings::rtnl_unlock();
+        result
+    }
+}
+
 /// The Ethernet address of a neighbour on device `ifindex`; see [`route::neighbour`]. Process context.
 pub fn neighbour(ifindex: i32, addr: IpAddr) -> Result<[u8; 6], NoRoute> {
     // SAFETY: Under RTNL.

@@ -107,13 +107,18 @@ unsafe extern "C" fn on_panic(_: *mut bindings::notifier_block, _: c_ulong, mess
 ///
 /// For notifier chains alone; the arguments are not looked at.
 unsafe extern "C" fn on_change(_: *mut bindings::notifier_block, _: c_ulong, _: *mut c_void) -> c_int {
+    changed();
+    NOTIFY_DONE
+}
+
+/// Something has changed that may matter. Atomic context.
+pub(super) fn changed() {
     let call = CHANGE_CALL.load(Ordering::Acquire);
     if !call.is_null() {
         // SAFETY: Stored from a `fn()`.
         let call: fn() = unsafe { core::mem::transmute(call) };
         call();
     }
-    NOTIFY_DONE
 }
 
 /// The registers of the newest oops.

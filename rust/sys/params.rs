@@ -31,6 +31,8 @@ pub struct Parameters {
     pub protocol: &'static str,
     /// `simd=`, without a check.
     pub simd: &'static str,
+    /// Seconds; 0 means none.
+    pub probe_interval: u32,
     /// `tags=`, without a check.
     pub tags: &'static str,
 }
@@ -57,6 +59,7 @@ pub fn get() -> Option<Parameters> {
             level: bindings::nd_param_level,
             protocol: text(&*protocol)?,
             simd: text(&*simd)?,
+            probe_interval: bindings::nd_param_probe_interval,
             tags: text(&*tags)?,
         })
     }

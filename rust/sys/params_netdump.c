@@ -45,6 +45,10 @@ char nd_param_simd[16] = "auto";
 module_param_string(simd, nd_param_simd, sizeof(nd_param_simd), 0444);
 MODULE_PARM_DESC(simd, "the CPU's vector units for the cipher: auto (if they are faster, as measured when loaded), on or off (default auto); off in any case where the kernel was using them");
 
+unsigned int nd_param_probe_interval = 60;
+module_param_named(probe_interval, nd_param_probe_interval, uint, 0444);
+MODULE_PARM_DESC(probe_interval, "seconds between two questions to the server whether it would be there (0: none; default 60); version 6 only");
+
 char nd_param_tags[ND_TAGS_LEN];
 module_param_string(tags, nd_param_tags, ND_TAGS_LEN, 0444);
 MODULE_PARM_DESC(tags, "what is to be said of this machine in its dumps: key=value,key=value (at most 16 pairs, 512 bytes)");

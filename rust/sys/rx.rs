@@ -591,33 +591,52 @@ impl Drop for Spare {
     }
 }
 
+/// Copies the beginning of a received frame, from the Ethernet header on; how much was copied. Any context.
+///
+/// # Safety
+///
+/// `skb` is a received buffer that stays while this runs.
+pub(super) unsafe fn copy(skb: *mut bindings::sk_buff, buffer: &mut [u8]) -> usize {
+    // SAFETY: By this function's contract. `data` stands behind the Ethernet header (eth_type_trans), which is in front of it in
+    // the same head; `skb_copy_bits` checks the rest.
+    unsafe {
+        let mac_len = ((*skb).data as usize).wrapping_sub(bindings::nd_skb_mac_header(skb) as usize);
+        let total = mac_len.saturating_add((*skb).len as usize);
+        let len = total.min(buffer.len());
+        if mac_len > 64
+            || bindings::skb_copy_bits(skb, -(mac_len as c_int), buffer.as_mut_ptr().cast(), len as c_int) != 0
+        {
+            return 0;
+        }
+        len
+    }
+}
+
+/// Whether the UDP checksum of a received frame need not be looked at again. Any context.
+///
+/// # Safety
+///
+/// As for [`copy`].
+pub(super) unsafe fn checksum_trusted(skb: *mut bindings::sk_buff) -> bool {
+    // SAFETY: By this function's contract.
+    let summed = unsafe { bindings::nd_skb_summed(skb) };
+    summed == bindings::CHECKSUM_UNNECESSARY || summed == bindings::CHECKSUM_PARTIAL
+}
+
 /// A received frame.
 pub struct Received(*mut bindings::sk_buff);
 
 impl Received {
     /// Copies the frame's beginning, from the Ethernet header on; how much was copied. Panic path.
     pub fn copy_to(&self, buffer: &mut [u8]) -> usize {
-        // SAFETY: The buffer is ours. `data` stands behind the Ethernet header (eth_type_trans), which is in front
-        // of it in the same head; `skb_copy_bits` checks the rest.
-        unsafe {
-            let skb = self.0;
-            let mac_len = ((*skb).data as usize).wrapping_sub(bindings::nd_skb_mac_header(skb) as usize);
-            let total = mac_len.saturating_add((*skb).len as usize);
-            let len = total.min(buffer.len());
-            if mac_len > 64
-                || bindings::skb_copy_bits(skb, -(mac_len as c_int), buffer.as_mut_ptr().cast(), len as c_int) != 0
-            {
-                return 0;
-            }
-            len
-        }
+        // SAFETY: The buffer is ours.
+        unsafe { copy(self.0, buffer) }
     }
 
     /// Whether the UDP checksum need not be looked at again.
     pub fn checksum_trusted(&self) -> bool {
         // SAFETY: The buffer is ours.
-        let summed = unsafe { bindings::nd_skb_summed(self.0) };
-        summed == bindings::CHECKSUM_UNNECESSARY || summed == bindings::CHECKSUM_PARTIAL
+        unsafe { checksum_trusted(self.0) }
     }
 
     /// Reports the memory that came with it. Panic path.

@@ -120,6 +120,17 @@ pub fn touch_watchdogs() {
     unsafe { bindings::nd_touch_watchdogs() };
 }
 
+/// Calls `f` where no softirq of this CPU comes between: as the network stack calls drivers. Process context.
+pub fn without_softirqs<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: On and off again, in this order, on the same CPU.
+    unsafe {
+        bindings::nd_softirqs_off();
+        let result = f();
+        bindings::nd_softirqs_on();
+        result
+    }
+}
+
 /// The name of a place in the kernel's code, `function+offset/size [module]`.
 pub struct Symbol {
     text: [u8; bindings::ND_SYMBOL_LEN as usize],

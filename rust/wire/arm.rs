@@ -5,13 +5,13 @@
 use super::{Cookie, Error, Reader, Result};
 
 /// First bytes of a blob.
-pub const MAGIC: &[u8; 8] = b"NDARM001";
+pub const MAGIC: &[u8; 8] = b"NDARM002";
 /// Written alone, it erases what was given before.
 pub const WIPE: &[u8; 8] = b"NDWIPE01";
 /// Longest blob.
 pub const MAX_LEN: usize = FIXED_LEN + MAX_KX_LEN;
 /// Length of a blob without a key exchange.
-pub const FIXED_LEN: usize = 138;
+pub const FIXED_LEN: usize = 170;
 /// Longest key exchange.
 pub const MAX_KX_LEN: usize = 1152;
 /// Flag: there is a classic cookie. All others must be 0.
@@ -34,6 +34,7 @@ pub struct Arming<'a> {
     arm_id: &'a [u8; 16],
     arm_key: &'a [u8; 32],
     seed: &'a [u8; 32],
+    probe_key: &'a [u8; 32],
     cookie: Option<&'a [u8; 8]>,
 }
 
@@ -55,6 +56,7 @@ impl<'a> Arming<'a> {
         }
         let key_id = reader.array("key_id")?;
         let (arm_id, arm_key, seed) = (reader.array("arm_id")?, reader.array("arm_key")?, reader.array("seed")?);
+        let probe_key = reader.array("probe_key")?;
         reader.bytes(16, "server_id")?;
         let cookie = reader.array::<8>("cookie")?;
         let kx_len = usize::from(u16::from_le_bytes(*reader.array("kx_len")?));
@@ -66,7 +68,7 @@ impl<'a> Arming<'a> {
         if present != (*cookie != [0; 8]) {
             return Err(Error::Invalid("cookie"));
         }
-        Ok(Self { key_id, arm_id, arm_key, seed, cookie: if present { Some(cookie) } else { None } })
+        Ok(Self { key_id, arm_id, arm_key, seed, probe_key, cookie: if present { Some(cookie) } else { None } })
     }
 
     /// Which root key the keys come from.
@@ -89,6 +91,11 @@ impl<'a> Arming<'a> {
         self.seed
     }
 
+    /// The key of probes, which those who have a dump of this machine may know.
+    pub fn probe_key(&self) -> &'a [u8; 32] {
+        self.probe_key
+    }
+
     /// The classic cookie, where one is wanted. A copy of a secret: not to be kept.
     pub fn cookie(&self) -> Option<Cookie> {
         self.cookie.map(|bytes| Cookie::new(u64::from_le_bytes(*bytes)))
@@ -104,7 +111,9 @@ mod tests {
         blob.extend(((FIXED_LEN + kx.len()) as u32).to_le_bytes());
         blob.extend(flags.to_le_bytes());
         blob.extend([7; 16]);
-        blob.extend([1; 96]);
+        blob.extend([1; 80]);
+        blob.extend([2; 32]);
+        blob.extend([3; 16]);
         blob.extend(cookie.to_le_bytes());
         blob.extend((kx.len() as u16).to_le_bytes());
         blob.extend(kx);
@@ -116,7 +125,7 @@ mod tests {
         for kx in [&[][..], &[9; MAX_KX_LEN]] {
             let blob = blob(1, 0x1122_3344_5566_7788, kx);
             let arming = Arming::new_checked(&blob).ok().unwrap();
-            assert_eq!(arming.key_id(), KeyId([7; 16]));
+            assert_eq!((arming.key_id(), arming.probe_key()), (KeyId([7; 16]), &[2; 32]));
             assert_eq!(arming.cookie(), Some(Cookie::new(0x1122_3344_5566_7788)));
             assert_eq!(std::format!("{}", arming.key_id()), "07".repeat(16));
         }

@@ -4,6 +4,7 @@
 //! - [`handshake`]: START6 and ACK6, which agree on keys or on doing without.
 //! - [`hint`]: what a server that has forgotten says.
 //! - [`secure`]: the keys, and what is done with them to a datagram.
+//! - [`probe`]: what is said while all is well.
 //! - [`message`]: what is in a datagram of either direction.
 //! - [`cluster`]: pages on their way, whole and in pieces.
 //!
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod handshake;
 pub mod hint;
 pub mod message;
+pub mod probe;
 pub mod secure;
 
 use super::{Error, Reader, Result, Writer};

@@ -23,6 +23,8 @@ pub mod kind {
     pub const SHOW: u8 = 6;
     /// A [`ResetHint`](super::super::hint::ResetHint), which is no datagram of a session.
     pub const RESET_HINT: u8 = 7;
+    /// A [`ProbeAck`](super::super::probe::ProbeAck), which is no datagram of a session either.
+    pub const PROBE_ACK: u8 = 8;
     /// [`Part`](super::Part) of an item.
     pub const PART: u8 = 0x41;
     /// A [`Piece`](super::super::cluster::Piece) of a cluster.
@@ -33,6 +35,8 @@ pub mod kind {
     pub const LINE: u8 = 0x44;
     /// The client goes; the body is that of END.
     pub const BYE: u8 = 0x45;
+    /// A [`Probe`](super::super::probe::Probe), which belongs to no session.
+    pub const PROBE: u8 = 0x46;
 }
 
 /// Segments in a GRANT, and segments that a client works on, at most.

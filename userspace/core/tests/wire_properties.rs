@@ -163,11 +163,11 @@ impl OwnedNote {
 proptest! {
     /// A blob for the module is taken in exactly one form; a changed byte in what has a form is noticed.
     #[test]
-    fn arming_blobs(keys in any::<[u8; 112]>(), cookie in any::<u64>(), kx in prop::collection::vec(any::<u8>(), 0..1200), at: prop::sample::Index, byte: u8) {
+    fn arming_blobs(keys in prop::collection::vec(any::<u8>(), 144), cookie in any::<u64>(), kx in prop::collection::vec(any::<u8>(), 0..1200), at: prop::sample::Index, byte: u8) {
         let mut blob = arm::MAGIC.to_vec();
-        blob.extend((138 + kx.len() as u32).to_le_bytes());
+        blob.extend((arm::FIXED_LEN as u32 + kx.len() as u32).to_le_bytes());
         blob.extend(u32::from(cookie != 0).to_le_bytes());
-        blob.extend(keys);
+        blob.extend(&keys);
         blob.extend(cookie.to_le_bytes());
         blob.extend((kx.len() as u16).to_le_bytes());
         blob.extend(&kx);
@@ -175,7 +175,7 @@ proptest! {
         prop_assert_eq!(Arming::new_checked(&blob).is_ok(), fits);
         let at = at.index(blob.len());
         let before = std::mem::replace(&mut blob[at], byte);
-        if before != byte && (at < 16 || (136..138).contains(&at)) {
+        if before != byte && (at < 16 || (168..170).contains(&at)) {
             prop_assert!(Arming::new_checked(&blob).is_err());
         }
         blob.truncate(at);

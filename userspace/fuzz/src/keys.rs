@@ -13,7 +13,8 @@ pub fn arming_is_exact_or_refused(data: &[u8]) {
     assert!(data.starts_with(MAGIC) && (FIXED_LEN..=MAX_LEN).contains(&data.len()));
     assert_eq!(data[8..12], (data.len() as u32).to_le_bytes());
     assert_eq!(arming.key_id().0, data[16..32]);
-    assert_eq!(arming.cookie().map_or(0, |cookie| cookie.expose()).to_le_bytes(), data[128..136]);
+    assert_eq!(arming.cookie().map_or(0, |cookie| cookie.expose()).to_le_bytes(), data[160..168]);
+    assert_eq!(arming.probe_key(), &data[112..144]);
 }
 
 /// Messages and key files that are taken say the same when they are written again; nothing else opens anything.

@@ -11,6 +11,7 @@ use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, MAX_CLUSTER_LEN, 
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CLEAR};
 use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Show, Wait};
+use netdump_core::wire::v6::probe::{Probe, ProbeAck, PROBE_ACK_LEN};
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, SessionId};
 use netdump_core::wire::Pfn;
@@ -71,6 +72,16 @@ pub fn version6_messages_come_back(data: &[u8]) {
         assert!(hint.len() * 16 <= data.len() && ResetHint::answer(&hint).is_none());
         assert!(ResetHint::parse(&hint).is_some());
     }
+    if let Ok(probe) = Probe::parse(data) {
+        let len = ProbeAck::emit(&probe, data, &Ring, None, &mut buf).unwrap();
+        assert!(len == PROBE_ACK_LEN && len < data.len());
+        let ack = ProbeAck::parse(&buf[..len]).unwrap();
+        assert_eq!((ack.id, ack.serial), (probe.id, probe.serial));
+        assert!(Probe::parse(&buf[..len]).is_err());
+        let len = probe.emit(&Ring, None, &mut buf).unwrap();
+        assert_eq!(Probe::parse(&buf[..len]), Ok(probe));
+    }
+    let _ = ProbeAck::parse(data);
     let _ = (Ack6::parse(data), Ask::parse(data), Wait::parse(data), End::parse(data));
     let _ = (Part::parse(data), Line::parse(data));
 }

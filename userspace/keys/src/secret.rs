@@ -5,6 +5,7 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 use hkdf::Hkdf;
+use netdump_core::wire::v6::probe::LABEL;
 use netdump_core::wire::Cookie;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -59,6 +60,16 @@ impl Root {
         if Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(info, out).is_err() {
             unreachable!("an output of {} bytes", out.len());
         }
+    }
+}
+
+/// The key of probes: HKDF-Expand(arm key, "nd6 probe").
+pub fn probe_key(arm_key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    // Both lengths are those of one block.
+    match Hkdf::<Sha256>::from_prk(arm_key).map(|prk| prk.expand(LABEL, &mut *key)) {
+        Ok(Ok(())) => key,
+        _ => unreachable!("a key of 32 bytes"),
     }
 }
 

@@ -88,7 +88,7 @@ fn from_a_password_to_an_armed_module() {
     std::fs::write(&device, "").unwrap();
     assert_eq!(text(&rig.run(&arm, b"")).2, Some(0));
     let blob = std::fs::read(&device).unwrap();
-    assert_eq!((blob.len(), &blob[..8]), (138, &b"NDARM001"[..]));
+    assert_eq!((blob.len(), &blob[..8]), (170, &b"NDARM002"[..]));
     // The server's side derives the same key.
     let reader = netdump_keys::Reader::new(&rig.path("store"));
     let (key_id, arm_id) = (netdump_keys::KeyId(blob[16..32].try_into().unwrap()), blob[32..48].try_into().unwrap());

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use netdump_core::wire::classic::{Body, Code, Reply, ReplyView, Start, REPLY_HEADER_LEN};
 use netdump_core::wire::v6::handshake::{KeyName, Start6};
+use netdump_core::wire::v6::probe::{Probe, ProbeAck, ProbeKey, PROBE_ACK_LEN};
 use netdump_core::wire::v6::secure::Key as SealingKey;
 use netdump_core::wire::v6::{Header, VERSION};
 use netdump_core::wire::Cookie;
 use netdump_keys::KeyId;
 use netdump_session::v6::{is_authentic, Params6, Session6};
-use netdump_session::{Dialogue, Params, Phase, Session};
+use netdump_session::{Dialogue, Params, Phase, Ring, Session};
 
 use crate::admission::DumpId;
 use crate::clients::{self, Owner, Refused};
@@ -32,6 +33,8 @@ pub const MAX_PROBES: usize = 1024;
 const MAX_PROBES_PER_ADDRESS: usize = 64;
 /// Unknown clients that are looked at in a second; the others send their START_NETDUMP again.
 pub const STARTS_PER_SECOND: u32 = 2000;
+/// Probes that are looked at in a second; who hears nothing asks again.
+pub const PROBES_PER_SECOND: u32 = 1000;
 /// Addresses for which it is remembered whether they may log.
 const MAX_MAY_LOG: usize = 16_384;
 /// Addresses that are looked up for that in a second: each costs two system calls.
@@ -131,6 +134,9 @@ impl Server {
             if is_start {
                 return self.start_6(path, datagram);
             }
+            if Probe::looks_like(datagram) {
+                return self.probe(path, datagram);
+            }
             self.hint(path, datagram);
             return self.refuse(Reason::Stranger, path, "a datagram of a session that is not known");
         };
@@ -167,6 +173,30 @@ impl Server {
         }
     }
 
+    /// A machine that is well asks whether it is heard. It is told so if its START6 would be taken; nothing is remembered.
+    fn probe(&mut self, path: Path, datagram: &[u8]) {
+        if self.stopping {
+            return;
+        }
+        if !self.probes.take(self.now, PROBES_PER_SECOND) {
+            return self.refuse(Reason::StartFlood, path, "too many probes");
+        }
+        let probe = match Probe::parse(datagram) {
+            Ok(probe) => probe,
+            Err(error) => return self.refuse(Reason::Malformed, path, error),
+        };
+        let Some(armed) = self.owner_of(path, probe.key, &[], "probe") else { return };
+        let key = armed.map(|(key, _)| ProbeKey::derive(&Ring, &key));
+        if key.as_ref().is_some_and(|key| !Probe::is_authentic(&Ring, key, datagram)) {
+            return self.refuse(Reason::Forged, path, "a probe whose MAC is not that of its key");
+        }
+        let mut ack = [0; PROBE_ACK_LEN];
+        if let Ok(len) = ProbeAck::emit(&probe, datagram, &Ring, key.as_ref(), &mut ack) {
+            self.events.add(Reason::Probed, 1);
+            self.events.sent += self.sender.send(path, &ack, len).sent as u64;
+        }
+    }
+
     fn start_6(&mut self, path: Path, datagram: &[u8]) {
         if !self.starts.take(self.now, STARTS_PER_SECOND) {
             return self.refuse(Reason::StartFlood, path, "too many START6 of unknown clients");
@@ -200,10 +230,11 @@ impl Server {
     }
 
     /// Datagrams of version 6 that may be on their way to us for one of the dumps that run now: so many that the receive buffer
-    /// holds those of all of them, whatever else comes. A datagram takes about twice its length there.
+    /// holds those of all of them, whatever else comes. A datagram takes up to about twice its length there, by the kernel's
+    /// count, of which it gives twice what it was asked for.
     pub(crate) fn window_6(&self) -> u32 {
-        let room = 2 * (usize::from(self.settings.max_datagram) + 888);
-        let share = self.settings.rcvbuf / 5 * 3 / self.admission.running().max(1);
+        let room = usize::from(self.settings.max_datagram) + 888;
+        let share = self.rcvbuf / 5 * 3 / self.admission.running().max(1);
         u32::try_from(share / room).unwrap_or(u32::MAX).max(64)
     }
 
@@ -218,8 +249,26 @@ impl Server {
                 return None;
             }
         };
+        let armed = self.owner_of(path, start.key, start.kx, "START6")?;
+        if armed.as_ref().is_some_and(|(key, _)| !is_authentic(datagram, key)) {
+            self.refuse(Reason::Forged, path, "START6 whose MAC is not that of its key");
+            return None;
+        }
+        Some((start, armed))
+    }
+
+    /// The key of that name and whose it is, or nothing where there is no key and none is needed; `None` where that is refused.
+    /// Whether the message, called `what`, was made with the key the caller has yet to find out.
+    #[allow(clippy::type_complexity)] // as above
+    fn owner_of(
+        &mut self,
+        path: Path,
+        key: Option<KeyName>,
+        kx: &[u8],
+        what: &str,
+    ) -> Option<Option<(SealingKey, Owner)>> {
         let client = path.peer.ip();
-        let Some(name) = start.key else {
+        let Some(name) = key else {
             let refused = match clients::without_key(self.keys.as_ref(), &self.root, client, self.settings.secure) {
                 Ok((_, Owner::Anybody)) => None,
                 // It would go around the cookie.
@@ -227,30 +276,30 @@ impl Server {
                 Err(Refused { reason, detail }) => Some((reason, detail)),
             };
             if let Some((reason, detail)) = refused {
-                self.refuse(reason, path, format_args!("START6 without a key is not answered: {detail}"));
+                self.refuse(reason, path, format_args!("{what} without a key is not answered: {detail}"));
                 return None;
             }
-            return Some((start, None));
+            return Some(None);
         };
         let everywhere = self.lookups.take(self.now, LOOKUPS_PER_SECOND / 100);
         let key_id = KeyId(name.key_id);
-        let found = self.keys.as_ref().map(|keys| keys.armed(client, &key_id, &name.arm_id, start.kx, everywhere));
+        let found = self.keys.as_ref().map(|keys| keys.armed(client, &key_id, &name.arm_id, kx, everywhere));
         match found {
             Some(Ok(Some(armed))) => {
                 let key = SealingKey::new(*armed.arm_key);
-                if !is_authentic(datagram, &key) {
-                    self.refuse(Reason::Forged, path, "START6 whose MAC is not that of its key");
-                    return None;
-                }
                 let owner = Owner::Enrolled { id: armed.id.to_string(), previous: armed.previous };
-                Some((start, Some((key, owner))))
+                Some(Some((key, owner)))
             }
             Some(Err(error)) => {
                 self.refuse(Reason::BadKey, path, error);
                 None
             }
             Some(Ok(None)) | None => {
-                self.refuse(Reason::UnknownKey, path, "START6 with a key that no client is enrolled with");
+                self.refuse(
+                    Reason::UnknownKey,
+                    path,
+                    format_args!("{what} with a key that no client is enrolled with"),
+                );
                 None
             }
         }

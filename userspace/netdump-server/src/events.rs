@@ -45,6 +45,8 @@ reasons! {
     Stranger = "stranger",
     /// Such a one was told that its session is not known.
     Hinted = "hinted",
+    /// A machine that is well asked whether it is heard, and was told that it is.
+    Probed = "probed",
     /// A reply from a dumping client's address, but not from its port.
     WrongPort = "wrong_port",
     /// A reply to a dump whose fields make no sense.

@@ -118,6 +118,7 @@ pub struct Server {
     pub(crate) may_log: ByAddress<IpAddr, (bool, Instant)>,
     pub(crate) pace: Pace,
     pub(crate) starts: Budget,
+    pub(crate) probes: Budget,
     /// Addresses that were looked up because of their log text.
     pub(crate) lookups: Budget,
     pub(crate) next_id: u64,
@@ -127,6 +128,8 @@ pub struct Server {
     pub(crate) began: jiff::Timestamp,
     /// Datagrams that the socket has dropped since it was bound.
     pub(crate) drops: u64,
+    /// The receive buffer that was got, in bytes as they are asked for: half of what the kernel counts.
+    pub(crate) rcvbuf: usize,
     /// The server ends: nothing new is begun.
     pub(crate) stopping: bool,
     summed: u64,
@@ -224,6 +227,7 @@ impl Server {
             may_log: ByAddress::default(),
             pace: Pace::new(now),
             starts: Budget::new(now),
+            probes: Budget::new(now),
             lookups: Budget::new(now),
             next_id: 0,
             next_timeout: None,
@@ -231,6 +235,7 @@ impl Server {
             now,
             began: jiff::Timestamp::now(),
             drops: 0,
+            rcvbuf: socket.receiver.rcvbuf(),
             stopping: false,
             summed: 0,
             minutes: 0,

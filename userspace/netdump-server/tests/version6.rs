@@ -13,6 +13,7 @@ use netdump_core::wire::classic::Machine;
 use netdump_core::wire::v6::handshake::{KeyName, Start6};
 use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Wait};
+use netdump_core::wire::v6::probe::{Probe, ProbeAck, ProbeKey, PROBE_LEN};
 use netdump_core::wire::v6::secure::Key;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, SessionId};
 use netdump_session::Ring;
@@ -196,6 +197,78 @@ fn a_session_that_is_not_known_is_hinted_at_once_a_second() {
         }
     }
     assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+/// A probe from a socket of that address, and the answer.
+fn probe(
+    server: &Server,
+    address: Ipv4Addr,
+    named: Option<KeyName>,
+    key: Option<&ProbeKey>,
+    serial: u64,
+) -> (Vec<u8>, Option<Vec<u8>>) {
+    let socket = UdpSocket::bind((address, 0)).unwrap();
+    socket.connect(server.addr()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut question = vec![0; PROBE_LEN];
+    let probe = Probe { id: SessionId([9; 6]), serial: Counter(serial), key: named };
+    probe.emit(&Ring, key, &mut question).unwrap();
+    socket.send(&question).unwrap();
+    let mut buf = [0; 512];
+    let answer = socket.recv(&mut buf).ok().map(|len| buf[..len].to_vec());
+    (question, answer)
+}
+
+#[test]
+fn who_would_be_dumped_hears_that_it_is_heard() {
+    let setup = Setup::new(&[]);
+    let (web, stranger) = (host(setup.block, 2), host(setup.block, 3));
+    setup.register("web", web, 1);
+    let (name, key) = arming(&setup, 1);
+    let probe_key = ProbeKey::derive(&Ring, &key);
+    let server = setup.start();
+    // Wherever it is.
+    for (n, address) in [web, stranger].into_iter().enumerate() {
+        let (question, answer) = probe(&server, address, Some(name), Some(&probe_key), n as u64);
+        let answer = answer.expect("an answer");
+        assert!(answer.len() < question.len());
+        let ack = ProbeAck::parse(&answer).unwrap();
+        assert_eq!((ack.id, ack.serial), (SessionId([9; 6]), Counter(n as u64)));
+        assert!(ProbeAck::is_authentic(&Ring, &probe_key, &question, &answer));
+        let (other, _) = probe(&server, address, Some(name), Some(&probe_key), 77);
+        assert!(!ProbeAck::is_authentic(&Ring, &probe_key, &other, &answer), "of another question");
+    }
+    // secure=1: nobody without a key, whether he is known or not.
+    assert!(probe(&server, web, None, None, 1).1.is_none() && probe(&server, stranger, None, None, 1).1.is_none());
+    let unknown = KeyName { key_id: [9; 16], ..name };
+    assert!(probe(&server, web, Some(unknown), Some(&probe_key), 1).1.is_none());
+    assert!(probe(&server, web, Some(name), Some(&ProbeKey::new([1; 32])), 1).1.is_none());
+    server.wait_for("probe without a key is not answered");
+    server.wait_for("probe with a key that no client is enrolled with");
+    server.wait_for("a probe whose MAC is not that of its key");
+    let open = Server::with(&["--secure", "0"]);
+    let (_, answer) = probe(&open, host(open.block, 2), None, None, 5);
+    assert_eq!(ProbeAck::parse(&answer.expect("an answer")).unwrap().serial, Counter(5));
+}
+
+#[test]
+fn the_key_of_probes_is_good_for_nothing_else() {
+    let setup = Setup::new(&[]);
+    let web = host(setup.block, 2);
+    setup.register("web", web, 1);
+    let (name, key) = arming(&setup, 1);
+    // What somebody finds in a dump.
+    let found = *netdump_keys::secret::probe_key(key.expose());
+    let server = setup.start();
+    let (_, answer) = probe(&server, web, Some(name), Some(&ProbeKey::new(found)), 1);
+    assert!(answer.is_some(), "both ends derive the same");
+    let report = crash(&server, &image(4), |crowd| {
+        (crowd.key, crowd.first) = (Some((name, Key::new(found))), web);
+        crowd.handshake_timeout = 2_000_000_000;
+    });
+    assert_eq!(report.served, 0);
+    assert!(server.dirs(web).is_empty());
+    server.wait_for("START6 whose MAC is not that of its key");
 }
 
 /// Starts a dump and kills the server when so much of it is stored.

@@ -45,6 +45,8 @@ struct Netdump {
     why_not: Option<String>,
     /// Which key it was given.
     key: Option<String>,
+    /// What became of the last question to the server.
+    probe: Option<String>,
     /// The parameter.
     target: Option<String>,
     disabled: bool,
@@ -128,6 +130,7 @@ impl Status {
             match line.split_once(": ") {
                 Some(("armed", way)) => (status.netdump.armed, status.netdump.way) = (true, Some(way.into())),
                 Some(("not armed", why)) => status.netdump.why_not = Some(why.into()),
+                Some(("probe", probe)) => status.netdump.probe = Some(probe.into()),
                 Some(("key", key)) if key != "none" => status.netdump.key = Some(key.into()),
                 _ => {}
             }
@@ -172,6 +175,9 @@ impl Status {
                         .into()
                 }
             });
+        }
+        if let Some(probe) = netdump.probe.as_ref().filter(|probe| *probe != "off") {
+            lines.push(format!("  probe of the server: {probe}"));
         }
         for Server { name, last_contact, key, unknown, pending } in &self.servers {
             let pending = if *pending { "; a new key waits for its answer" } else { "" };

@@ -19,6 +19,7 @@ use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{
     kind, Ask, End, Grant, Line, Part, Place, Progress, Repair, Segment, SegmentId, Show, Turn, Wait,
 };
+use netdump_core::wire::v6::probe::{Probe, ProbeAck, ProbeKey};
 use netdump_core::wire::v6::secure::{Channel, Key, Role, TrafficKeys};
 use netdump_core::wire::v6::{Codec, Counter, Header as Header6, Level, SessionId, MAX_MAX_DATAGRAM};
 use netdump_core::wire::{Cookie, Pfn, PhysAddr, RequestId, Result};
@@ -357,6 +358,19 @@ fn version_6() {
     Header6 { kind: kind::PIECE, session: hint.session, counter: hint.counter }.emit(&mut asking).unwrap();
     assert_eq!(ResetHint::answer(&asking).unwrap()[..], all["six-hint"]);
 
+    let key = KeyName { key_id: [0x11; 16], arm_id: [0x22; 16] };
+    let (probe, probe_key) = (Probe { id: session, serial: Counter(42), key: Some(key) }, ProbeKey::new([0x77; 32]));
+    let question = &all["six-probe"];
+    assert_eq!(Probe::parse(question), Ok(probe));
+    assert!(Probe::is_authentic(&Ring, &probe_key, question));
+    let len = probe.emit(&Ring, Some(&probe_key), &mut buf).unwrap();
+    assert_eq!(question, &buf[..len]);
+    let answer = &all["six-probe-ack"];
+    assert_eq!(ProbeAck::parse(answer), Ok(ProbeAck { id: session, serial: Counter(42) }));
+    assert!(ProbeAck::is_authentic(&Ring, &probe_key, question, answer));
+    let len = ProbeAck::emit(&probe, question, &Ring, Some(&probe_key), &mut buf).unwrap();
+    assert_eq!(answer, &buf[..len]);
+
     let ack = Ack6::parse(&all["six-ack"]).unwrap();
     assert_eq!((ack.suite, ack.client, ack.server, ack.max_datagram), (0, session, SessionId(*b"server"), 1416));
     assert_eq!((ack.random, ack.kx), ([0x5a; 32], [0; 32]));
@@ -438,6 +452,8 @@ fn is_read(name: &str, wire: &[u8]) -> bool {
             kind::ASK => session(|body| Ask::parse(body).is_ok()),
             kind::WAIT => session(|body| Wait::parse(body).is_ok()),
             kind::RESET_HINT => ResetHint::parse(wire).is_some(),
+            kind::PROBE => Probe::parse(wire).is_ok(),
+            kind::PROBE_ACK => ProbeAck::parse(wire).is_ok(),
             kind::SHOW => session(|body| Show::parse(body).is_ok()),
             kind::PART => session(|body| Part::parse(body).is_ok()),
             kind::PIECE => session(|body| Piece::parse(body).is_ok()),
