@@ -118,7 +118,7 @@ fn status_says_what_the_modules_say() {
     write(root, "sys/module/netdump/parameters/status", "not armed: the network device is down\nkey: none\n");
     let (out, _, status) = run(&words);
     assert!(status == 1 && out.contains("NOT armed: the network device is down") && out.contains("no key"), "{out}");
-    write(root, "sys/module/netdump/parameters/status", "armed: a to b\nkey: 0011\n");
+    write(root, "sys/module/netdump/parameters/status", "armed: a to b\nkey: 0011\nprobe: no answer for 7 s\n");
     write(root, "sys/module/netconsole/parameters/syslog_format", "classic\n");
     for (name, text) in [
         ("type", "netlog"),
@@ -144,6 +144,7 @@ fn status_says_what_the_modules_say() {
         "armed, a to b",
         "netdump=@/eth0,@192.0.2.1/",
         "key 0011",
+        "probe of the server: no answer for 7 s",
         "netlog0: netlog on, eth0 to 192.0.2.1 port 6666",
         "panic=10",
         "comes first: netdump will not dump",
