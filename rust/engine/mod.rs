@@ -16,6 +16,7 @@
 
 pub mod client;
 mod config;
+pub mod prober;
 mod queue;
 pub mod v6;
 

@@ -4,7 +4,7 @@
 //! change. Everything here runs in process context, one run at a time.
 
 use super::plan::Plan;
-use super::probe::{Asker, Prober};
+use super::probe::{Asker, Probes};
 use super::settings::{Settings, DEFAULT_PORT};
 use super::sys::crypto::Kernel;
 use super::sys::keys::{self, Proof};
@@ -40,7 +40,7 @@ const REFRESH: u32 = 30_000;
 struct State {
     settings: Settings,
     crypto: Kernel,
-    prober: Prober,
+    probes: Probes,
     armed: Option<Armed>,
     reason: Option<NotArmed>,
 }
@@ -89,8 +89,8 @@ impl From<NoRoute> for NotArmed {
 /// Begins to arm, and goes on until [`stop`]. If all is there already it is armed when this returns.
 pub fn start(settings: Settings, crypto: Kernel) {
     STATE.with(|state| {
-        let prober = Prober::new(settings.probe_interval);
-        *state = Some(State { settings, crypto, prober, armed: None, reason: None });
+        let probes = Probes::new(settings.probe_interval);
+        *state = Some(State { settings, crypto, probes, armed: None, reason: None });
     });
     params::set_status(Some(show_status));
     WORK.start(run);
@@ -134,7 +134,7 @@ impl State {
         match result {
             Ok(()) => self.reason = None,
             Err(reason) => {
-                self.prober.forget();
+                self.probes.stop();
                 if self.armed.take().is_some() {
                     drop(PLAN.replace(None));
                 }
@@ -154,10 +154,13 @@ impl State {
             Proof::None => None,
             Proof::Key(name, key) => Some((name, key)),
             // A server that knows the cookie takes nothing without it, and probes are of version 6.
-            Proof::Cookie => return self.prober.rest(),
+            Proof::Cookie => {
+                self.probes.stop();
+                return REFRESH;
+            }
         };
         let asker = Asker { ifindex: armed.ifindex, path: armed.path, key, crypto: self.crypto };
-        self.prober.step(&asker, on_answer)
+        self.probes.step(&asker, on_answer)
     }
 
     fn try_update(&mut self) -> Result<(), NotArmed> {
@@ -253,7 +256,7 @@ fn show_status(out: &mut dyn Write) -> fmt::Result {
             None => writeln!(out, "key: none"),
         }?;
         match state.armed {
-            Some(_) => writeln!(out, "probe: {}", state.prober),
+            Some(_) => writeln!(out, "probe: {}", state.probes),
             None => Ok(()),
         }
     })

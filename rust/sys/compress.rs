@@ -11,6 +11,8 @@ use kernel::prelude::*;
 
 /// As zstd's fastest.
 const ZSTD_LEVEL: i32 = 1;
+/// All pages of a cluster. With its index it is a little longer, for which zstd would want twice the memory.
+const ZSTD_WINDOW_LOG: u32 = 16;
 
 /// Both, ready.
 pub struct Compressors {
@@ -26,7 +28,8 @@ impl Compressors {
     pub fn new() -> Result<Self> {
         // SAFETY: Both compute from numbers.
         let (params, room) = unsafe {
-            let params = bindings::zstd_get_params(ZSTD_LEVEL, MAX_CLUSTER_LEN as u64);
+            let mut params = bindings::zstd_get_params(ZSTD_LEVEL, MAX_CLUSTER_LEN as u64);
+            params.cParams.windowLog = params.cParams.windowLog.min(ZSTD_WINDOW_LOG);
             (params, bindings::zstd_cctx_workspace_bound(&raw const params.cParams))
         };
         Ok(Self {
