@@ -160,7 +160,7 @@ def measure(corpus: Path, datagram: int, kind: str, arguments, cpus) -> dict:
             with tempfile.TemporaryDirectory(prefix="netdump-bench-", dir=arguments.scratch) as scratch:
                 warm(Path(scratch))
                 runs[way].append(round(run(corpus, Path(scratch), datagram, how, cpus), 3))
-    medians = {way: statistics.median(found) for way, found in runs.items()}
+    medians = {way: round(statistics.median(found), 3) for way, found in runs.items()}
     return {
         f"native_{datagram}_{kind}": {
             **medians, "ratio": round(medians["ours"] / medians["other"], 3), "unit": "GB/s", "least": LEAST[kind],
