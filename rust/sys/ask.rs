@@ -137,7 +137,8 @@ unsafe extern "C" fn hear(
     let (len, trusted) = unsafe {
         let len = rx::copy(skb, &mut frame);
         let trusted = rx::checksum_trusted(skb);
-        bindings::nd_kfree_skb(skb);
+        // Not `kfree_skb`, which drop monitors take for a loss.
+        bindings::napi_consume_skb(skb, 0);
         (len, trusted)
     };
     let look = LOOK.load(Ordering::Acquire);
