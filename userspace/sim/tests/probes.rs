@@ -50,7 +50,7 @@ fn run(interval: u64, network: &Network, key: bool, end: u64, seed: u64) -> Seen
     let mut way: BinaryHeap<Reverse<(u64, bool, Vec<u8>)>> = BinaryHeap::new();
     let (mut seen, mut now, mut listening, mut old) = (Seen::default(), 0, false, Vec::new());
     prober.begin(Time(0));
-    let mut send = |rng: &mut Rng, way: &mut BinaryHeap<_>, now: u64, back: bool, datagram: &[u8]| {
+    let send = |rng: &mut Rng, way: &mut BinaryHeap<_>, now: u64, back: bool, datagram: &[u8]| {
         for _ in 0..if network.replays { 2 } else { 1 } {
             if rng.f64() >= network.loss {
                 let at = now + network.delay + rng.u64(0..=network.delay / 2);
