@@ -250,7 +250,7 @@ fn max_datagram(r: &mut Reader<'_>) -> Result<u16> {
 }
 
 /// Puts the MAC, or zeroes, at the end of a message.
-fn finish(buf: &mut [u8], key: Option<Key>, crypto: &impl Crypto, before: &[u8]) -> Result<usize> {
+pub(super) fn finish(buf: &mut [u8], key: Option<Key>, crypto: &impl Crypto, before: &[u8]) -> Result<usize> {
     let len = buf.len();
     let (text, mac) = buf.split_last_chunk_mut::<MAC_LEN>().ok_or(Error::NoRoom)?;
     *mac = match key {
@@ -260,6 +260,7 @@ fn finish(buf: &mut [u8], key: Option<Key>, crypto: &impl Crypto, before: &[u8])
     Ok(len)
 }
 
-fn is_authentic(crypto: &impl Crypto, key: &Key, before: &[u8], datagram: &[u8]) -> bool {
+/// Whether the MAC at the end of a message is that of `before` and the rest of it.
+pub(super) fn is_authentic(crypto: &impl Crypto, key: &Key, before: &[u8], datagram: &[u8]) -> bool {
     datagram.split_last_chunk::<MAC_LEN>().is_some_and(|(text, mac)| same_mac(&key.mac(crypto, &[before, text]), mac))
 }

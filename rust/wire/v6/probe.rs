@@ -11,9 +11,9 @@
 //! ```
 
 use super::super::{Error, Reader, Result, Writer};
-use super::handshake::KeyName;
+use super::handshake::{finish, is_authentic, KeyName};
 use super::message::kind;
-use super::secure::{same_mac, Crypto, Key, MAC_LEN};
+use super::secure::{Crypto, Key, MAC_LEN};
 use super::{Counter, Header, SessionId, HEADER_LEN};
 
 /// Length of a PROBE: that of a START6 without a key exchange, which is what a panic begins with. Later versions may have
@@ -68,7 +68,7 @@ impl Probe {
         w.u16(0)?;
         w.bytes(self.key.as_ref().map_or(&[0; 16], |key| &key.key_id))?;
         w.bytes(self.key.as_ref().map_or(&[0; 16], |key| &key.arm_id))?;
-        finish(buf, key, crypto, &[])
+        finish(buf, key.map(|ProbeKey(key)| *key), crypto, &[])
     }
 
     /// Whether a datagram says that it is one.
@@ -99,7 +99,7 @@ impl Probe {
 
     /// Whether the MAC of a PROBE is that of this key.
     pub fn is_authentic(crypto: &impl Crypto, key: &ProbeKey, datagram: &[u8]) -> bool {
-        is_authentic(crypto, key, &[], datagram)
+        is_authentic(crypto, &key.0, &[], datagram)
     }
 }
 
@@ -126,7 +126,7 @@ impl ProbeAck {
         header(kind::PROBE_ACK, probe.id, probe.serial).emit(buf)?;
         let mut w = Writer::new(buf.get_mut(HEADER_LEN..).ok_or(Error::NoRoom)?);
         w.u16(if key.is_some() { KEYED } else { 0 })?;
-        finish(buf, key, crypto, question)
+        finish(buf, key.map(|ProbeKey(key)| *key), crypto, question)
     }
 
     /// Reads one; its MAC is another matter ([`is_authentic`](Self::is_authentic)).
@@ -144,27 +144,12 @@ impl ProbeAck {
 
     /// Whether the MAC of an answer is that of this key and question.
     pub fn is_authentic(crypto: &impl Crypto, key: &ProbeKey, question: &[u8], datagram: &[u8]) -> bool {
-        is_authentic(crypto, key, question, datagram)
+        is_authentic(crypto, &key.0, question, datagram)
     }
 }
 
 fn header(kind: u8, session: SessionId, counter: Counter) -> Header {
     Header { kind, session, counter }
-}
-
-/// Puts the MAC, or zeroes, at the end.
-fn finish(buf: &mut [u8], key: Option<&ProbeKey>, crypto: &impl Crypto, before: &[u8]) -> Result<usize> {
-    let len = buf.len();
-    let (text, mac) = buf.split_last_chunk_mut::<MAC_LEN>().ok_or(Error::NoRoom)?;
-    *mac = match key {
-        Some(ProbeKey(key)) => key.mac(crypto, &[before, text]),
-        None => [0; MAC_LEN],
-    };
-    Ok(len)
-}
-
-fn is_authentic(crypto: &impl Crypto, key: &ProbeKey, before: &[u8], datagram: &[u8]) -> bool {
-    datagram.split_last_chunk::<MAC_LEN>().is_some_and(|(text, mac)| same_mac(&key.0.mac(crypto, &[before, text]), mac))
 }
 
 #[cfg(test)]
