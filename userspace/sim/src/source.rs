@@ -43,7 +43,7 @@ impl Source for Image {
     }
 
     fn hash(&mut self, bytes: &[u8]) -> u32 {
-        xxhash_rust::xxh64::xxh64(bytes, 0) as u32
+        xxhash_rust::xxh3::xxh3_64(bytes) as u32
     }
 
     fn compress(&mut self, codec: Codec, from: &[u8], to: &mut [u8]) -> Option<usize> {
