@@ -260,7 +260,7 @@ fn serve(plan: &mut Plan, engine: &mut Client, crypto: Kernel, clock: &mut Clock
         while let Some(received) = nic.receive() {
             received.report(target.changed);
             let len = received.copy_to(frame);
-            let checksum = if received.checksum_trusted() { UdpChecksum::Trusted } else { UdpChecksum::Verify };
+            let checksum = UdpChecksum::new(received.checksum_trusted());
             drop(received);
             link.take(engine, now, frame.get(..len).unwrap_or(&[]), checksum);
         }

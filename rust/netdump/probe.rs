@@ -122,7 +122,7 @@ impl Probes {
     }
 
     fn take(&mut self, asker: &Asker, heard: &Heard) -> bool {
-        let checksum = if heard.checksum_trusted { UdpChecksum::Trusted } else { UdpChecksum::Verify };
+        let checksum = UdpChecksum::new(heard.checksum_trusted);
         let Ok(Frame::Udp(udp)) = frame::parse(heard.frame(), checksum) else { return false };
         let path = &asker.path;
         (udp.src, udp.dst, udp.dst_port) == (path.peer, path.local, path.local_port)
@@ -167,8 +167,7 @@ fn number(id: SessionId) -> u64 {
 /// A first look at all packets that come while an answer is waited for: only who has seen the question knows its numbers.
 /// Softirq context.
 fn look(frame: &[u8], checksum_trusted: bool) -> bool {
-    let checksum = if checksum_trusted { UdpChecksum::Trusted } else { UdpChecksum::Verify };
-    let Ok(Frame::Udp(udp)) = frame::parse(frame, checksum) else { return false };
+    let Ok(Frame::Udp(udp)) = frame::parse(frame, UdpChecksum::new(checksum_trusted)) else { return false };
     let Ok(ack) = ProbeAck::parse(udp.payload) else { return false };
     number(ack.id) == ID.load(Ordering::Acquire) && ack.serial.0 == SERIAL.load(Ordering::Acquire)
 }

@@ -140,8 +140,7 @@ pub fn cookie() -> Cookie {
 /// The key of version 6, and randomness for the panic, where a key was given. Panic path.
 pub fn arm_key() -> Option<(KeyName, Key, [u8; 32])> {
     let blob = blob()?;
-    let name = KeyName { key_id: blob.key_id().0, arm_id: *blob.arm_id() };
-    Some((name, Key::new(*blob.arm_key()), *blob.seed()))
+    Some((blob.name(), Key::new(*blob.arm_key()), *blob.seed()))
 }
 
 /// What this machine has to show for itself, as far as probes go.
@@ -158,10 +157,7 @@ pub enum Proof {
 /// What there is. Process context.
 pub fn proof() -> Proof {
     WRITING.with(|_| match blob() {
-        Some(blob) => {
-            let name = KeyName { key_id: blob.key_id().0, arm_id: *blob.arm_id() };
-            Proof::Key(name, ProbeKey::new(*blob.probe_key()))
-        }
+        Some(blob) => Proof::Key(blob.name(), ProbeKey::new(*blob.probe_key())),
         None if cookie() == Cookie::default() => Proof::None,
         None => Proof::Cookie,
     })

@@ -2,6 +2,7 @@
 //! What user space gives the module to be armed with (`/dev/netdump`, docs/keys.md): keys for one arming, never the secret
 //! that they come from. It is the one thing here that is no datagram, and little-endian.
 
+use super::v6::handshake::KeyName;
 use super::{Cookie, Error, Reader, Result};
 
 /// First bytes of a blob.
@@ -76,9 +77,9 @@ impl<'a> Arming<'a> {
         KeyId(*self.key_id)
     }
 
-    /// Which arming this is.
-    pub fn arm_id(&self) -> &'a [u8; 16] {
-        self.arm_id
+    /// What a client calls its keys by in version 6.
+    pub fn name(&self) -> KeyName {
+        KeyName { key_id: *self.key_id, arm_id: *self.arm_id }
     }
 
     /// The arm key. Secret.

@@ -115,6 +115,17 @@ pub enum UdpChecksum {
     Verify,
 }
 
+impl UdpChecksum {
+    /// That of a frame for which somebody `vouched`, or nobody.
+    pub fn new(vouched: bool) -> Self {
+        if vouched {
+            UdpChecksum::Trusted
+        } else {
+            UdpChecksum::Verify
+        }
+    }
+}
+
 /// Reads one received frame, from its Ethernet header on.
 ///
 /// `frame` may carry padding behind the IP packet, and one VLAN tag.

@@ -62,7 +62,7 @@ impl Probe {
     pub fn emit(&self, crypto: &impl Crypto, key: Option<&ProbeKey>, buf: &mut [u8]) -> Result<usize> {
         let buf = buf.get_mut(..PROBE_LEN).ok_or(Error::NoRoom)?;
         buf.fill(0);
-        header(kind::PROBE, self.id, self.serial).emit(buf)?;
+        Header { kind: kind::PROBE, session: self.id, counter: self.serial }.emit(buf)?;
         let mut w = Writer::new(buf.get_mut(HEADER_LEN..).ok_or(Error::NoRoom)?);
         w.u16(if self.key.is_some() { KEYED } else { 0 })?;
         w.u16(0)?;
@@ -123,7 +123,7 @@ impl ProbeAck {
     ) -> Result<usize> {
         let buf = buf.get_mut(..PROBE_ACK_LEN).ok_or(Error::NoRoom)?;
         buf.fill(0);
-        header(kind::PROBE_ACK, probe.id, probe.serial).emit(buf)?;
+        Header { kind: kind::PROBE_ACK, session: probe.id, counter: probe.serial }.emit(buf)?;
         let mut w = Writer::new(buf.get_mut(HEADER_LEN..).ok_or(Error::NoRoom)?);
         w.u16(if key.is_some() { KEYED } else { 0 })?;
         finish(buf, key.map(|ProbeKey(key)| *key), crypto, question)
@@ -146,10 +146,6 @@ impl ProbeAck {
     pub fn is_authentic(crypto: &impl Crypto, key: &ProbeKey, question: &[u8], datagram: &[u8]) -> bool {
         is_authentic(crypto, &key.0, question, datagram)
     }
-}
-
-fn header(kind: u8, session: SessionId, counter: Counter) -> Header {
-    Header { kind, session, counter }
 }
 
 #[cfg(test)]

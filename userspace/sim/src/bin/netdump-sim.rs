@@ -393,7 +393,7 @@ fn crash(args: &Crash) -> Result<(String, bool)> {
 fn key(file: &Path) -> Result<(KeyName, Key)> {
     let blob = std::fs::read(file).with_context(|| file.display().to_string())?;
     let arming = Arming::new_checked(&blob).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-    Ok((KeyName { key_id: arming.key_id().0, arm_id: *arming.arm_id() }, Key::new(*arming.arm_key())))
+    Ok((arming.name(), Key::new(*arming.arm_key())))
 }
 
 fn bare_loop(args: &Bare) -> Result<String> {
