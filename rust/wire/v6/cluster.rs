@@ -59,60 +59,58 @@ pub fn emit_index(runs: &[Run], buf: &mut [u8]) -> Result<usize> {
     Ok(len)
 }
 
-/// A cluster that was put together and decoded.
+/// What a cluster says is in it, without the bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Cluster<'a> {
+pub struct Index<'a> {
     first: Pfn,
     runs: &'a [u8],
-    pages: &'a [u8],
     end: Pfn,
+    selected: usize,
 }
 
-/// One or more frames of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content<'a> {
-    /// One page.
-    Page(Pfn, &'a [u8; PAGE]),
-    /// Frames that hold zeroes.
-    Zeroes(Pfn, u16),
-}
-
-impl<'a> Cluster<'a> {
-    /// Reads a decoded cluster that begins at `first`. Everything about it is checked here.
-    pub fn parse(first: Pfn, decoded: &'a [u8]) -> Result<Self> {
-        let mut r = Reader::new(decoded);
+impl<'a> Index<'a> {
+    /// Reads that of a decoded cluster of `len` bytes which begins at `first`; `head` is its beginning, of [`MAX_INDEX_LEN`] bytes
+    /// or all. Everything about it is checked here.
+    pub fn parse(first: Pfn, head: &'a [u8], len: usize) -> Result<Self> {
+        let mut r = Reader::new(head);
         let number = usize::from(r.u8("runs")?);
         if number == 0 || number > MAX_RUNS {
             return Err(Error::Invalid("runs"));
         }
         let runs = r.bytes(number.saturating_mul(RUN_LEN), "runs")?;
-        let pages = r.rest();
-        let mut cluster = Cluster { first, runs, pages, end: first };
-        let (mut selected, mut frames) = (0u64, 0u64);
+        let mut index = Index { first, runs, end: first, selected: 0 };
+        let mut frames = 0u64;
         let mut is_first = true;
-        for run in cluster.runs() {
+        for run in index.runs() {
             if run.pages == 0 || (is_first && run.skip != 0) {
                 return Err(Error::Invalid("run"));
             }
             is_first = false;
-            let end = cluster.end.0.checked_add(u64::from(run.skip));
+            let end = index.end.0.checked_add(u64::from(run.skip));
             let end = end.and_then(|end| end.checked_add(u64::from(run.pages)));
-            cluster.end = Pfn(end.ok_or(Error::Invalid("run"))?);
+            index.end = Pfn(end.ok_or(Error::Invalid("run"))?);
             frames = frames.saturating_add(u64::from(run.pages));
             if !run.zero {
-                selected = selected.saturating_add(u64::from(run.pages));
+                index.selected = index.selected.saturating_add(usize::from(run.pages));
             }
         }
+        let pages = len.checked_sub(index.len());
         if frames > MAX_CLUSTER_FRAMES
-            || selected > u64::from(MAX_CLUSTER_PAGES)
-            || selected.saturating_mul(PAGE as u64) != pages.len() as u64
+            || index.selected > usize::from(MAX_CLUSTER_PAGES)
+            || pages != Some(index.selected.saturating_mul(PAGE))
         {
             return Err(Error::Invalid("pages"));
         }
-        Ok(cluster)
+        Ok(index)
     }
 
-    /// Its first frame.
+    /// Its length in bytes: behind it are the pages.
+    #[allow(clippy::len_without_is_empty)] // none is empty
+    pub fn len(&self) -> usize {
+        self.runs.len().saturating_add(1)
+    }
+
+    /// The cluster's first frame.
     pub fn first(&self) -> Pfn {
         self.first
     }
@@ -131,24 +129,59 @@ impl<'a> Cluster<'a> {
         })
     }
 
-    /// What is in it, ascending.
-    pub fn for_each(&self, mut take: impl FnMut(Content<'a>)) {
+    /// Each run by its first frame, ascending.
+    pub fn for_each(&self, mut take: impl FnMut(Pfn, Run)) {
         let mut at = self.first.0;
-        let mut pages = self.pages;
         for run in self.runs() {
             at = at.saturating_add(u64::from(run.skip));
+            take(Pfn(at), run);
+            at = at.saturating_add(u64::from(run.pages));
+        }
+    }
+}
+
+/// A cluster that was put together and decoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Cluster<'a> {
+    index: Index<'a>,
+    pages: &'a [u8],
+}
+
+/// One or more frames of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// One page.
+    Page(Pfn, &'a [u8; PAGE]),
+    /// Frames that hold zeroes.
+    Zeroes(Pfn, u16),
+}
+
+impl<'a> Cluster<'a> {
+    /// Reads a decoded cluster that begins at `first`. Everything about it is checked here.
+    pub fn parse(first: Pfn, decoded: &'a [u8]) -> Result<Self> {
+        let index = Index::parse(first, decoded, decoded.len())?;
+        let pages = decoded.get(index.len()..).ok_or(Error::Invalid("pages"))?;
+        Ok(Cluster { index, pages })
+    }
+
+    /// What it says is in it.
+    pub fn index(&self) -> &Index<'a> {
+        &self.index
+    }
+
+    /// What is in it, ascending.
+    pub fn for_each(&self, mut take: impl FnMut(Content<'a>)) {
+        let mut pages = self.pages;
+        self.index.for_each(|first, run| {
             if run.zero {
-                take(Content::Zeroes(Pfn(at), run.pages));
-                at = at.saturating_add(u64::from(run.pages));
-                continue;
+                return take(Content::Zeroes(first, run.pages));
             }
-            for _ in 0..run.pages {
+            for n in 0..u64::from(run.pages) {
                 let Some((page, rest)) = pages.split_first_chunk::<PAGE>() else { return };
                 pages = rest;
-                take(Content::Page(Pfn(at), page));
-                at = at.saturating_add(1);
+                take(Content::Page(Pfn(first.0.saturating_add(n)), page));
             }
-        }
+        });
     }
 }
 
@@ -248,7 +281,7 @@ mod tests {
         let bytes = cluster(&[run(0, 2, false), run(3, 1000, true), run(0, 1, false)]);
         assert_eq!(bytes[..7], [3, 0, 0, 0, 0, 0, 2]);
         let cluster = Cluster::parse(Pfn(100), &bytes).unwrap();
-        assert_eq!((cluster.first(), cluster.end()), (Pfn(100), Pfn(1106)));
+        assert_eq!((cluster.index().first(), cluster.index().end()), (Pfn(100), Pfn(1106)));
         let mut got = Vec::new();
         cluster.for_each(|content| {
             got.push(match content {

@@ -122,7 +122,9 @@ impl Crowd {
                         assert!(*bytes == client.image.page(pfn)[..], "machine {n}, page {}", pfn.0);
                         assert!(client.pages.insert(pfn.0), "machine {n}, page {} twice", pfn.0);
                     });
-                    session.recycle(pages.data);
+                    if let Some(buf) = pages.data.into_buf() {
+                        session.recycle(buf);
+                    }
                 }
                 Event::MemoryDone(_) => session.stored(now),
                 Event::Finished(outcome) => {

@@ -328,7 +328,7 @@ fn version_6() {
         Content::Zeroes(pfn, count) => zeroes.push((pfn.0, count)),
         Content::Page(..) => panic!("a page"),
     });
-    assert_eq!((zeroes, cluster.end()), (vec![(0x123, 3), (0x128, 1)], Pfn(0x129)));
+    assert_eq!((zeroes, cluster.index().end()), (vec![(0x123, 3), (0x128, 1)], Pfn(0x129)));
     piece.emit_header(&mut buf).unwrap();
     again("six-piece", &[&buf[..24], piece.data].concat());
 
