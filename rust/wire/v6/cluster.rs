@@ -59,13 +59,12 @@ pub fn emit_index(runs: &[Run], buf: &mut [u8]) -> Result<usize> {
     Ok(len)
 }
 
-/// What a cluster says is in it, without the bytes.
+/// What a decoded cluster says is in it. Behind it are its pages, those of runs that are not zero, one behind another.
 #[derive(Debug, Clone, Copy)]
 pub struct Index<'a> {
     first: Pfn,
     runs: &'a [u8],
     end: Pfn,
-    selected: usize,
 }
 
 impl<'a> Index<'a> {
@@ -78,8 +77,8 @@ impl<'a> Index<'a> {
             return Err(Error::Invalid("runs"));
         }
         let runs = r.bytes(number.saturating_mul(RUN_LEN), "runs")?;
-        let mut index = Index { first, runs, end: first, selected: 0 };
-        let mut frames = 0u64;
+        let mut index = Index { first, runs, end: first };
+        let (mut selected, mut frames) = (0usize, 0u64);
         let mut is_first = true;
         for run in index.runs() {
             if run.pages == 0 || (is_first && run.skip != 0) {
@@ -91,13 +90,13 @@ impl<'a> Index<'a> {
             index.end = Pfn(end.ok_or(Error::Invalid("run"))?);
             frames = frames.saturating_add(u64::from(run.pages));
             if !run.zero {
-                index.selected = index.selected.saturating_add(usize::from(run.pages));
+                selected = selected.saturating_add(usize::from(run.pages));
             }
         }
         let pages = len.checked_sub(index.len());
         if frames > MAX_CLUSTER_FRAMES
-            || index.selected > usize::from(MAX_CLUSTER_PAGES)
-            || pages != Some(index.selected.saturating_mul(PAGE))
+            || selected > usize::from(MAX_CLUSTER_PAGES)
+            || pages != Some(selected.saturating_mul(PAGE))
         {
             return Err(Error::Invalid("pages"));
         }
@@ -108,11 +107,6 @@ impl<'a> Index<'a> {
     #[allow(clippy::len_without_is_empty)] // none is empty
     pub fn len(&self) -> usize {
         self.runs.len().saturating_add(1)
-    }
-
-    /// The cluster's first frame.
-    pub fn first(&self) -> Pfn {
-        self.first
     }
 
     /// The frame behind its last one.
@@ -137,51 +131,6 @@ impl<'a> Index<'a> {
             take(Pfn(at), run);
             at = at.saturating_add(u64::from(run.pages));
         }
-    }
-}
-
-/// A cluster that was put together and decoded.
-#[derive(Debug, Clone, Copy)]
-pub struct Cluster<'a> {
-    index: Index<'a>,
-    pages: &'a [u8],
-}
-
-/// One or more frames of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content<'a> {
-    /// One page.
-    Page(Pfn, &'a [u8; PAGE]),
-    /// Frames that hold zeroes.
-    Zeroes(Pfn, u16),
-}
-
-impl<'a> Cluster<'a> {
-    /// Reads a decoded cluster that begins at `first`. Everything about it is checked here.
-    pub fn parse(first: Pfn, decoded: &'a [u8]) -> Result<Self> {
-        let index = Index::parse(first, decoded, decoded.len())?;
-        let pages = decoded.get(index.len()..).ok_or(Error::Invalid("pages"))?;
-        Ok(Cluster { index, pages })
-    }
-
-    /// What it says is in it.
-    pub fn index(&self) -> &Index<'a> {
-        &self.index
-    }
-
-    /// What is in it, ascending.
-    pub fn for_each(&self, mut take: impl FnMut(Content<'a>)) {
-        let mut pages = self.pages;
-        self.index.for_each(|first, run| {
-            if run.zero {
-                return take(Content::Zeroes(first, run.pages));
-            }
-            for n in 0..u64::from(run.pages) {
-                let Some((page, rest)) = pages.split_first_chunk::<PAGE>() else { return };
-                pages = rest;
-                take(Content::Page(Pfn(first.0.saturating_add(n)), page));
-            }
-        });
     }
 }
 
@@ -280,29 +229,23 @@ mod tests {
         let run = |skip, pages, zero| Run { skip, pages, zero };
         let bytes = cluster(&[run(0, 2, false), run(3, 1000, true), run(0, 1, false)]);
         assert_eq!(bytes[..7], [3, 0, 0, 0, 0, 0, 2]);
-        let cluster = Cluster::parse(Pfn(100), &bytes).unwrap();
-        assert_eq!((cluster.index().first(), cluster.index().end()), (Pfn(100), Pfn(1106)));
+        let index = Index::parse(Pfn(100), &bytes[..MAX_INDEX_LEN], bytes.len()).unwrap();
+        assert_eq!((index.len(), index.end()), (19, Pfn(1106)));
         let mut got = Vec::new();
-        cluster.for_each(|content| {
-            got.push(match content {
-                Content::Page(pfn, page) => (pfn.0, 1, page[0]),
-                Content::Zeroes(pfn, pages) => (pfn.0, pages, 0),
-            })
-        });
-        assert_eq!(got, [(100, 1, 1), (101, 1, 2), (105, 1000, 0), (1105, 1, 3)]);
+        index.for_each(|first, run| got.push((first.0, run.pages, run.zero)));
+        assert_eq!(got, [(100, 2, false), (105, 1000, true), (1105, 1, false)]);
     }
 
     #[test]
     fn a_cluster_that_lies_is_refused() {
         let run = |skip, pages, zero| Run { skip, pages, zero };
+        let is_ok = |first, bytes: &[u8]| Index::parse(Pfn(first), bytes, bytes.len()).is_ok();
         let good = cluster(&[run(0, 2, false)]);
-        assert!(Cluster::parse(Pfn(0), &good[..good.len() - 1]).is_err());
-        assert!(Cluster::parse(Pfn(u64::MAX - 1), &good).is_err());
+        assert!(is_ok(0, &good) && !is_ok(0, &good[..good.len() - 1]) && !is_ok(u64::MAX - 1, &good));
         for runs in [&[run(1, 1, true)][..], &[run(0, 0, true)], &[run(0, 17, false)], &[run(0, 1025, true)]] {
-            assert!(Cluster::parse(Pfn(0), &cluster(runs)).is_err(), "{runs:?}");
+            assert!(!is_ok(0, &cluster(runs)), "{runs:?}");
         }
-        assert!(Cluster::parse(Pfn(0), &[]).is_err() && Cluster::parse(Pfn(0), &[0]).is_err());
-        assert!(Cluster::parse(Pfn(0), &[33; 300]).is_err());
+        assert!(!is_ok(0, &[]) && !is_ok(0, &[0]) && !is_ok(0, &[33; 300]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netdump_core::engine::v6::{Config6, Engine6, State6};
 use netdump_core::engine::Time;
 use netdump_core::wire::classic::Machine;
-use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
+use netdump_core::wire::v6::cluster::{Index, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CLEAR};
 use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Show, Wait};
@@ -53,17 +53,14 @@ pub fn version6_messages_come_back(data: &[u8]) {
         let again = [&buf[..PIECE_HEADER_LEN], piece.data].concat();
         assert_eq!(Piece::parse(&again), Ok(piece));
     }
-    if let Ok(cluster) = Cluster::parse(Pfn(7), data) {
-        let mut last = 6;
-        cluster.for_each(|content| {
-            let (first, end) = match content {
-                Content::Page(pfn, _) => (pfn.0, pfn.0 + 1),
-                Content::Zeroes(pfn, count) => (pfn.0, pfn.0 + u64::from(count)),
-            };
-            assert!(first > last || first == last + 1 || last == 6);
-            assert!(end > first && end <= cluster.index().end().0);
-            last = end - 1;
+    if let Ok(index) = Index::parse(Pfn(7), data, data.len()) {
+        let (mut last, mut pages) = (7, 0);
+        index.for_each(|first, run| {
+            assert!(first.0 >= last && run.pages > 0);
+            last = first.0 + u64::from(run.pages);
+            pages += if run.zero { 0 } else { usize::from(run.pages) };
         });
+        assert!(last == index.end().0 && index.len() + pages * 4096 == data.len());
     }
     if let Ok(start) = Start6::parse(data) {
         let len = start.emit(&Ring, &Key::NONE, &mut buf).unwrap();

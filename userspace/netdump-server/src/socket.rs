@@ -85,9 +85,9 @@ pub struct Receiver {
 /// Slots: whoever takes what was received may keep them for a while.
 #[derive(Default)]
 struct Slots {
-    /// Nobody else has these; the last one was used last.
+    /// Nobody else has these; the last one is taken first.
     free: Vec<Received>,
-    /// Others have or had these, who got them in this order.
+    /// Others have or had these.
     lent: VecDeque<Received>,
 }
 
@@ -95,16 +95,16 @@ impl Slots {
     /// Slots that nobody has, at most, beside those of a batch: what more there are goes back to the system.
     const MAX_FREE: usize = 4 * BATCH;
     /// Slots that are waited for, at most; others are forgotten, and go when they are no longer needed.
-    const MAX_LENT: usize = 4096;
+    const MAX_LENT: usize = 1024;
+    /// Lent ones that are looked at when one is wanted: some are kept for long.
+    const LOOKS: usize = 8;
 
     /// One to receive into.
     fn take(&mut self) -> Received {
-        while let Some(mut slot) = self.lent.pop_front() {
-            if Arc::get_mut(&mut slot).is_none() {
-                self.lent.push_front(slot);
-                break;
+        for _ in 0..Self::LOOKS.min(self.lent.len()) {
+            if let Some(slot) = self.lent.pop_front() {
+                self.give(slot);
             }
-            self.give(slot);
         }
         self.free.pop().unwrap_or_else(|| Arc::new(vec![0; SLOT]))
     }
@@ -239,7 +239,7 @@ impl Receiver {
     /// Receives one batch.
     fn fill(&mut self) -> io::Result<()> {
         self.filled.clear();
-        // The one that was used last is taken first.
+        // They are taken in the same order again: the first ones are used most.
         self.current.drain(..).rev().for_each(|slot| self.slots.give(slot));
         self.current.extend((0..self.wanted).map(|_| self.slots.take()));
         // Headers and slices are made anew for each batch: the kernel shortens the lengths in them.

@@ -182,7 +182,7 @@ fn run(
                         report(WriterEvent::Failed(error));
                     }
                 }
-                let held = clusters.iter().map(|pages| pages.data.held()).sum();
+                let held = clusters.iter().map(Pages::held).sum();
                 let buffers = clusters.into_iter().filter_map(|pages| pages.data.into_buf()).collect();
                 report(WriterEvent::Written { buffers, held });
             }

@@ -43,18 +43,21 @@ pub type Received = Arc<Vec<u8>>;
 pub enum Bytes {
     /// In a buffer, among others.
     Together(PageBuf),
-    /// Where they were received: to copy them is for whoever writes them, who then has them in the processor's cache.
+    /// Where they were received, as far as that was no waste: to copy them is for whoever writes them, who then has them in the
+    /// processor's cache.
     Apart(Scattered),
 }
 
 /// Bytes that are in several places, one behind another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scattered {
-    /// A buffer that most of them are in. It is but one: what is beside them in it is for the client to decide.
+    /// A buffer that the first of them came in. It is but one: what is beside them in it is for the client to decide.
     received: Option<Received>,
     /// The others.
     own: Vec<u8>,
     pieces: Vec<Place>,
+    /// How many bytes there are to be.
+    length: usize,
 }
 
 /// Where a piece is.
@@ -65,20 +68,23 @@ struct Place {
 }
 
 impl Scattered {
-    /// Room for so many pieces.
-    pub(crate) fn new(pieces: usize) -> Self {
-        Scattered { received: None, own: Vec::new(), pieces: vec![Place::default(); pieces] }
+    /// Room for so many pieces, of `length` bytes together.
+    pub(crate) fn new(pieces: usize, length: usize) -> Self {
+        Scattered { received: None, own: Vec::new(), pieces: vec![Place::default(); pieces], length }
     }
 
     /// Puts a piece in its place, once: `data`, which `lender` has from that place on, and may be asked to keep.
     pub(crate) fn put(&mut self, piece: usize, data: &[u8], lender: Option<(&Received, usize)>) {
-        let lent = lender
-            .filter(|(received, _)| Arc::ptr_eq(self.received.get_or_insert_with(|| Arc::clone(received)), received));
+        if let (None, true, Some((received, _))) = (&self.received, self.own.is_empty(), lender) {
+            self.received = Some(Arc::clone(received));
+        }
+        let kept = self.received.as_ref();
+        let lent = lender.filter(|(received, _)| kept.is_some_and(|kept| Arc::ptr_eq(kept, received)));
         let at = lent.map_or_else(
             || {
                 if self.own.is_empty() {
                     let left = self.pieces.iter().filter(|place| place.at.is_empty()).count();
-                    self.own.reserve_exact(left * data.len());
+                    self.own.reserve_exact((left * data.len()).min(self.length));
                 }
                 self.own.extend_from_slice(data);
                 self.own.len() - data.len()
@@ -98,9 +104,9 @@ impl Scattered {
         })
     }
 
-    /// How many bytes they are.
-    pub(crate) fn len(&self) -> usize {
-        self.pieces.iter().map(|place| place.at.len()).sum()
+    /// They are as many bytes as there are to be.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.pieces.iter().map(|place| place.at.len()).sum::<usize>() == self.length
     }
 
     /// Its bytes, if they happen to stand one behind another.
@@ -122,8 +128,8 @@ impl Scattered {
 }
 
 impl Bytes {
-    /// Bytes of memory that cannot be used for anything else as long as these are there.
-    pub fn held(&self) -> usize {
+    /// Bytes that it keeps.
+    fn held(&self) -> usize {
         match self {
             Bytes::Together(buf) => buf.len(),
             Bytes::Apart(scattered) => scattered.held(),
@@ -167,6 +173,11 @@ impl Pages {
     /// How many there are, those of zeroes among them.
     pub fn count(&self) -> u64 {
         self.runs.iter().map(|run| run.count).sum()
+    }
+
+    /// Bytes of memory that cannot be used for anything else as long as these are there.
+    pub fn held(&self) -> usize {
+        self.data.held() + self.runs.capacity() * size_of::<Run>()
     }
 
     /// Each run with its bytes, or with none if they are zeroes, until one fails. `room` is for [`Bytes::gather`].

@@ -72,15 +72,16 @@ struct Opened {
     body: Range<usize>,
 }
 
-/// What the pieces of memory among datagrams that came together brought.
+/// What datagrams that came together brought. It is reckoned with when all of them were looked at: the highest counter is known
+/// before, and those that were not counted yet would be taken for lost.
 #[derive(Debug, Default)]
 struct Row {
-    /// Pieces that were looked at, their bytes, and the pages that they completed.
+    /// Pieces of memory that were looked at, their bytes, and the pages that they completed.
     taken: u64,
     bytes: usize,
     pages: u64,
-    /// Pieces for which there was no room.
-    dropped: u64,
+    /// Pieces for which there was no room, and PROGRESS.
+    others: u64,
 }
 
 /// Settings of a session.
@@ -504,7 +505,6 @@ impl Session6 {
     /// stay where they are, and `received` with them, if that is not a waste. Nobody else may have it yet.
     pub fn handle_row(&mut self, now: Instant, received: &mut Received, len: usize, segment: usize) {
         let mut opened = std::mem::take(&mut self.opened);
-        opened.clear();
         if let Some(bytes) = Arc::get_mut(received).and_then(|bytes| bytes.get_mut(..len)) {
             let segment = if segment == 0 { len.max(1) } else { segment };
             for (n, datagram) in bytes.chunks_mut(segment).enumerate() {
@@ -513,7 +513,7 @@ impl Session6 {
         }
         let mut row = Row::default();
         let lends = len >= received.len() / 2;
-        for Opened { kind, counter, body } in opened.iter().cloned() {
+        for Opened { kind, counter, body } in opened.drain(..) {
             let lender = lends.then_some((&*received, body.start));
             self.on_message(now, kind, counter, received.get(body).unwrap_or(&[]), lender, &mut row);
         }
@@ -576,7 +576,7 @@ impl Session6 {
             }
         }
         let taken = match kind {
-            kind::PROGRESS => Progress::parse(body).map(|progress| self.on_progress(now, &progress)).is_ok(),
+            kind::PROGRESS => Progress::parse(body).map(|progress| self.on_progress(now, &progress, row)).is_ok(),
             kind::PIECE => {
                 let lender = lender.map(|(received, at)| (received, at + PIECE_HEADER_LEN));
                 Piece::parse(body).map(|piece| self.on_piece(now, counter, &piece, lender, row)).is_ok()
@@ -589,7 +589,7 @@ impl Session6 {
         self.counters.malformed += u64::from(!taken);
     }
 
-    fn on_progress(&mut self, now: Instant, progress: &Progress<'_>) {
+    fn on_progress(&mut self, now: Instant, progress: &Progress<'_>, row: &mut Row) {
         if let Some(at) = self.asked.iter().position(|(serial, _)| *serial == progress.serial) {
             let (_, sent) = self.asked[at];
             self.asked.drain(..=at);
@@ -605,8 +605,7 @@ impl Session6 {
                 self.grant_due = now;
             }
         }
-        self.note_arrivals(now, 1);
-        self.check_memory(now);
+        row.others += 1;
     }
 
     /// Time between two grants.
@@ -646,7 +645,7 @@ impl Session6 {
         if self.events.pages() >= self.most {
             // Credit is reckoned from what datagrams brought so far, and these bring more. They are fetched again.
             self.counters.no_room += 1;
-            row.dropped += 1;
+            row.others += 1;
             return;
         }
         let came = memory.on_piece(now, counter, piece, lender, &mut self.events);
@@ -657,7 +656,7 @@ impl Session6 {
         row.bytes += piece.data.len();
     }
 
-    /// What follows from the pieces of a row.
+    /// What follows from a row.
     fn reckon(&mut self, now: Instant, row: &Row) {
         if row.taken > 0 {
             let settle = self.rate.rtt().unwrap_or_default() * 2 + GRANT_INTERVAL;
@@ -665,10 +664,11 @@ impl Session6 {
                 self.grant_due = now;
             }
             let (taken, pages) = (row.taken as f64, row.pages as f64);
-            self.pages_per_datagram += (pages / taken - self.pages_per_datagram) * (taken / PAGES_OVER).min(1.0);
+            let weight = 1.0 - (1.0 - 1.0 / PAGES_OVER).powf(taken);
+            self.pages_per_datagram += (pages / taken - self.pages_per_datagram) * weight;
         }
-        if row.taken + row.dropped > 0 {
-            self.note_arrivals(now, row.taken + row.dropped);
+        if row.taken + row.others > 0 {
+            self.note_arrivals(now, row.taken + row.others);
             self.check_memory(now);
         }
     }

@@ -90,7 +90,7 @@ pub(crate) enum Put {
     Open,
     /// It was there, or there is no room for its cluster.
     Useless,
-    /// Its cluster cannot be decoded.
+    /// Its cluster cannot be decoded, or its pieces are not as long as they should be together.
     Broken,
     Whole(Whole),
 }
@@ -175,7 +175,7 @@ impl Assembly {
                 pieces: piece.pieces,
                 have: 0,
                 length: piece.length,
-                data: Scattered::new(usize::from(piece.pieces)),
+                data: Scattered::new(usize::from(piece.pieces), piece.length as usize),
                 gap: piece.gap,
                 last_counter,
                 touched: now,
@@ -191,7 +191,7 @@ impl Assembly {
             // The client read it again and found other bytes: what came before belongs to nothing any more.
             (open.build, open.codec, open.pieces, open.length) = (piece.build, piece.codec, piece.pieces, piece.length);
             (open.have, open.last_counter, open.touched, open.asked) = (0, last_counter, now, 0);
-            open.data = Scattered::new(usize::from(piece.pieces));
+            open.data = Scattered::new(usize::from(piece.pieces), piece.length as usize);
         }
         let bit = 1 << piece.piece;
         if open.have & bit != 0 {
@@ -210,8 +210,8 @@ impl Assembly {
             return Put::Open;
         }
         let Some(open) = self.open.remove(&piece.first.0) else { return Put::Useless };
-        if open.data.len() != open.length as usize {
-            return Put::Broken; // pieces that are not all equally long
+        if !open.data.is_whole() {
+            return Put::Broken;
         }
         let head = open.data.pieces().next().map_or(0, <[u8]>::len);
         if open.codec == Codec::Raw && head >= MAX_INDEX_LEN {

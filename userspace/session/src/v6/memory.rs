@@ -569,7 +569,7 @@ mod tests {
             let lent = lend.iter().copied().max().unwrap();
             assert_eq!(kept, lent.min(1));
             let Some(Event::Pages(pages)) = events.pop() else { panic!("no pages") };
-            assert!(pages.data.held() >= kept * padded.len());
+            assert!(pages.held() >= kept * padded.len());
             let mut seen = Vec::new();
             pages.each(|pfn, page| seen.push((pfn.0, page[0], page.iter().all(|byte| *byte == page[0]))));
             let expected: Vec<_> = (0..16).map(|n| (first + n, n as u8 + 1, true)).collect();
