@@ -59,54 +59,62 @@ pub fn emit_index(runs: &[Run], buf: &mut [u8]) -> Result<usize> {
     Ok(len)
 }
 
-/// What a decoded cluster says is in it. Behind it are its pages, those of runs that are not zero, one behind another.
+/// A cluster that was put together and decoded.
 #[derive(Debug, Clone, Copy)]
-pub struct Index<'a> {
+pub struct Cluster<'a> {
     first: Pfn,
     runs: &'a [u8],
+    pages: &'a [u8],
     end: Pfn,
 }
 
-impl<'a> Index<'a> {
-    /// Reads that of a decoded cluster of `len` bytes which begins at `first`; `head` is its beginning, of [`MAX_INDEX_LEN`] bytes
-    /// or all. Everything about it is checked here.
-    pub fn parse(first: Pfn, head: &'a [u8], len: usize) -> Result<Self> {
-        let mut r = Reader::new(head);
+/// One or more frames of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// One page.
+    Page(Pfn, &'a [u8; PAGE]),
+    /// Frames that hold zeroes.
+    Zeroes(Pfn, u16),
+}
+
+impl<'a> Cluster<'a> {
+    /// Reads a decoded cluster that begins at `first`. Everything about it is checked here.
+    pub fn parse(first: Pfn, decoded: &'a [u8]) -> Result<Self> {
+        let mut r = Reader::new(decoded);
         let number = usize::from(r.u8("runs")?);
         if number == 0 || number > MAX_RUNS {
             return Err(Error::Invalid("runs"));
         }
         let runs = r.bytes(number.saturating_mul(RUN_LEN), "runs")?;
-        let mut index = Index { first, runs, end: first };
-        let (mut selected, mut frames) = (0usize, 0u64);
+        let pages = r.rest();
+        let mut cluster = Cluster { first, runs, pages, end: first };
+        let (mut selected, mut frames) = (0u64, 0u64);
         let mut is_first = true;
-        for run in index.runs() {
+        for run in cluster.runs() {
             if run.pages == 0 || (is_first && run.skip != 0) {
                 return Err(Error::Invalid("run"));
             }
             is_first = false;
-            let end = index.end.0.checked_add(u64::from(run.skip));
+            let end = cluster.end.0.checked_add(u64::from(run.skip));
             let end = end.and_then(|end| end.checked_add(u64::from(run.pages)));
-            index.end = Pfn(end.ok_or(Error::Invalid("run"))?);
+            cluster.end = Pfn(end.ok_or(Error::Invalid("run"))?);
             frames = frames.saturating_add(u64::from(run.pages));
             if !run.zero {
-                selected = selected.saturating_add(usize::from(run.pages));
+                selected = selected.saturating_add(u64::from(run.pages));
             }
         }
-        let pages = len.checked_sub(index.len());
         if frames > MAX_CLUSTER_FRAMES
-            || selected > usize::from(MAX_CLUSTER_PAGES)
-            || pages != Some(selected.saturating_mul(PAGE))
+            || selected > u64::from(MAX_CLUSTER_PAGES)
+            || selected.saturating_mul(PAGE as u64) != pages.len() as u64
         {
             return Err(Error::Invalid("pages"));
         }
-        Ok(index)
+        Ok(cluster)
     }
 
-    /// Its length in bytes: behind it are the pages.
-    #[allow(clippy::len_without_is_empty)] // none is empty
-    pub fn len(&self) -> usize {
-        self.runs.len().saturating_add(1)
+    /// Its first frame.
+    pub fn first(&self) -> Pfn {
+        self.first
     }
 
     /// The frame behind its last one.
@@ -123,13 +131,23 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Each run by its first frame, ascending.
-    pub fn for_each(&self, mut take: impl FnMut(Pfn, Run)) {
+    /// What is in it, ascending.
+    pub fn for_each(&self, mut take: impl FnMut(Content<'a>)) {
         let mut at = self.first.0;
+        let mut pages = self.pages;
         for run in self.runs() {
             at = at.saturating_add(u64::from(run.skip));
-            take(Pfn(at), run);
-            at = at.saturating_add(u64::from(run.pages));
+            if run.zero {
+                take(Content::Zeroes(Pfn(at), run.pages));
+                at = at.saturating_add(u64::from(run.pages));
+                continue;
+            }
+            for _ in 0..run.pages {
+                let Some((page, rest)) = pages.split_first_chunk::<PAGE>() else { return };
+                pages = rest;
+                take(Content::Page(Pfn(at), page));
+                at = at.saturating_add(1);
+            }
         }
     }
 }
@@ -229,23 +247,29 @@ mod tests {
         let run = |skip, pages, zero| Run { skip, pages, zero };
         let bytes = cluster(&[run(0, 2, false), run(3, 1000, true), run(0, 1, false)]);
         assert_eq!(bytes[..7], [3, 0, 0, 0, 0, 0, 2]);
-        let index = Index::parse(Pfn(100), &bytes[..MAX_INDEX_LEN], bytes.len()).unwrap();
-        assert_eq!((index.len(), index.end()), (19, Pfn(1106)));
+        let cluster = Cluster::parse(Pfn(100), &bytes).unwrap();
+        assert_eq!((cluster.first(), cluster.end()), (Pfn(100), Pfn(1106)));
         let mut got = Vec::new();
-        index.for_each(|first, run| got.push((first.0, run.pages, run.zero)));
-        assert_eq!(got, [(100, 2, false), (105, 1000, true), (1105, 1, false)]);
+        cluster.for_each(|content| {
+            got.push(match content {
+                Content::Page(pfn, page) => (pfn.0, 1, page[0]),
+                Content::Zeroes(pfn, pages) => (pfn.0, pages, 0),
+            })
+        });
+        assert_eq!(got, [(100, 1, 1), (101, 1, 2), (105, 1000, 0), (1105, 1, 3)]);
     }
 
     #[test]
     fn a_cluster_that_lies_is_refused() {
         let run = |skip, pages, zero| Run { skip, pages, zero };
-        let is_ok = |first, bytes: &[u8]| Index::parse(Pfn(first), bytes, bytes.len()).is_ok();
         let good = cluster(&[run(0, 2, false)]);
-        assert!(is_ok(0, &good) && !is_ok(0, &good[..good.len() - 1]) && !is_ok(u64::MAX - 1, &good));
+        assert!(Cluster::parse(Pfn(0), &good[..good.len() - 1]).is_err());
+        assert!(Cluster::parse(Pfn(u64::MAX - 1), &good).is_err());
         for runs in [&[run(1, 1, true)][..], &[run(0, 0, true)], &[run(0, 17, false)], &[run(0, 1025, true)]] {
-            assert!(!is_ok(0, &cluster(runs)), "{runs:?}");
+            assert!(Cluster::parse(Pfn(0), &cluster(runs)).is_err(), "{runs:?}");
         }
-        assert!(!is_ok(0, &[]) && !is_ok(0, &[0]) && !is_ok(0, &[33; 300]));
+        assert!(Cluster::parse(Pfn(0), &[]).is_err() && Cluster::parse(Pfn(0), &[0]).is_err());
+        assert!(Cluster::parse(Pfn(0), &[33; 300]).is_err());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What holds for every message of version 6: whatever is emitted parses to itself, and no bytes do harm.
 
-use netdump_core::wire::v6::cluster::{emit_index, Index, Piece, Run, MAX_CLUSTER_FRAMES, MAX_INDEX_LEN, PAGE};
+use netdump_core::wire::v6::cluster::{
+    emit_index, Cluster, Content, Piece, Run, MAX_CLUSTER_FRAMES, MAX_INDEX_LEN, PAGE,
+};
 use netdump_core::wire::v6::message::*;
 use netdump_core::wire::v6::secure::Replay;
 use netdump_core::wire::v6::{Codec, Counter, Header, Level, Reason};
@@ -65,24 +67,22 @@ proptest! {
         let mut bytes = index[MAX_INDEX_LEN - len..].to_vec();
         bytes.resize(len + usize::from(data) * PAGE, 7);
         let frames = kept.iter().map(|run| u64::from(run.pages)).sum::<u64>();
-        let head = &bytes[..bytes.len().min(MAX_INDEX_LEN)];
-        let index = Index::parse(Pfn(first), head, bytes.len());
-        prop_assert_eq!(index.is_ok(), frames <= MAX_CLUSTER_FRAMES, "{} frames", frames);
-        let Ok(index) = index else { return Ok(()) };
-        prop_assert_eq!(index.len(), len);
-        prop_assert_eq!(index.runs().collect::<Vec<_>>(), kept.clone());
+        let cluster = Cluster::parse(Pfn(first), &bytes);
+        prop_assert_eq!(cluster.is_ok(), frames <= MAX_CLUSTER_FRAMES, "{} frames", frames);
+        let Ok(cluster) = cluster else { return Ok(()) };
+        prop_assert_eq!(cluster.runs().collect::<Vec<_>>(), kept.clone());
         let mut taken = 0u64;
-        index.for_each(|_, run| taken += u64::from(run.pages));
+        cluster.for_each(|content| taken += if let Content::Zeroes(_, count) = content { u64::from(count) } else { 1 });
         prop_assert_eq!(taken, frames);
-        prop_assert!(Index::parse(Pfn(first), head, bytes.len() - 1).is_err());
+        prop_assert!(Cluster::parse(Pfn(first), &bytes[..bytes.len() - 1]).is_err());
     }
 
     #[test]
     fn no_bytes_do_harm(bytes in vec(any::<u8>(), 0..600)) {
         let _ = (Header::parse(&bytes), Grant::parse(&bytes), Progress::parse(&bytes), Piece::parse(&bytes));
         let _ = Repair::parse(&bytes).map(Iterator::count);
-        if let Ok(index) = Index::parse(Pfn(1), &bytes, bytes.len()) {
-            index.for_each(|_, _| {});
+        if let Ok(cluster) = Cluster::parse(Pfn(1), &bytes) {
+            cluster.for_each(|_| {});
         }
     }
 

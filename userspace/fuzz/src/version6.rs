@@ -2,13 +2,12 @@
 //! Version 6: its messages, and both of its state machines against a peer that holds the key and says anything.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netdump_core::engine::v6::{Config6, Engine6, State6};
 use netdump_core::engine::Time;
 use netdump_core::wire::classic::Machine;
-use netdump_core::wire::v6::cluster::{Index, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
+use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, MAX_CLUSTER_LEN, PIECE_HEADER_LEN};
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CLEAR};
 use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{kind, Ask, End, Grant, Line, Part, Progress, Repair, Show, Wait};
@@ -53,14 +52,17 @@ pub fn version6_messages_come_back(data: &[u8]) {
         let again = [&buf[..PIECE_HEADER_LEN], piece.data].concat();
         assert_eq!(Piece::parse(&again), Ok(piece));
     }
-    if let Ok(index) = Index::parse(Pfn(7), data, data.len()) {
-        let (mut last, mut pages) = (7, 0);
-        index.for_each(|first, run| {
-            assert!(first.0 >= last && run.pages > 0);
-            last = first.0 + u64::from(run.pages);
-            pages += if run.zero { 0 } else { usize::from(run.pages) };
+    if let Ok(cluster) = Cluster::parse(Pfn(7), data) {
+        let mut last = 6;
+        cluster.for_each(|content| {
+            let (first, end) = match content {
+                Content::Page(pfn, _) => (pfn.0, pfn.0 + 1),
+                Content::Zeroes(pfn, count) => (pfn.0, pfn.0 + u64::from(count)),
+            };
+            assert!(first > last || first == last + 1 || last == 6);
+            assert!(end > first && end <= cluster.end().0);
+            last = end - 1;
         });
-        assert!(last == index.end().0 && index.len() + pages * 4096 == data.len());
     }
     if let Ok(start) = Start6::parse(data) {
         let len = start.emit(&Ring, &Key::NONE, &mut buf).unwrap();
@@ -207,9 +209,7 @@ pub fn session6_hands_over_only_what_was_asked(data: &[u8]) {
                         assert!(ram.contains(&pfn.0) && page.len() == 4096);
                         assert!(seen.insert(pfn.0), "{pfn:?} twice");
                     });
-                    if let Some(buf) = pages.data.into_buf() {
-                        session.recycle(buf);
-                    }
+                    session.recycle(pages.data);
                 }
                 Event::MemoryDone(_) => session.stored(now),
                 _ => {}
@@ -220,12 +220,7 @@ pub fn session6_hands_over_only_what_was_asked(data: &[u8]) {
         }
         assert!(memory, "the beginning is in order");
         let Some(datagram) = datagram(&mut input, server, &mut counter) else { break };
-        // Alone, or in a buffer that may be kept.
-        if datagram.len() % 2 == 0 {
-            session.handle(now, &datagram);
-        } else {
-            session.handle_row(now, &mut Arc::new(datagram.to_vec()), datagram.len(), 0);
-        }
+        session.handle(now, &datagram);
         now += Duration::from_micros(u64::from(input.u8().unwrap_or(0)) * 100);
         session.handle_timeout(now);
     }

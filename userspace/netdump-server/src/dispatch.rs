@@ -5,19 +5,17 @@
 //! table of [`MAX_PROBES`], whose oldest entry makes way.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netdump_core::wire::classic::{Body, Code, Reply, ReplyView, Start, REPLY_HEADER_LEN};
-use netdump_core::wire::v6::cluster::PIECE_HEADER_LEN;
 use netdump_core::wire::v6::handshake::{KeyName, Start6};
 use netdump_core::wire::v6::probe::{Probe, ProbeAck, ProbeKey, PROBE_ACK_LEN};
 use netdump_core::wire::v6::secure::Key as SealingKey;
-use netdump_core::wire::v6::{Header, HEADER_LEN, VERSION};
+use netdump_core::wire::v6::{Header, VERSION};
 use netdump_core::wire::Cookie;
 use netdump_keys::KeyId;
 use netdump_session::v6::{is_authentic, Params6, Session6};
-use netdump_session::{Dialogue, Params, Phase, Received, Ring, Session};
+use netdump_session::{Dialogue, Params, Phase, Ring, Session};
 
 use crate::admission::DumpId;
 use crate::clients::{self, Owner, Refused};
@@ -26,7 +24,7 @@ use crate::events::Reason;
 use crate::hooks::Hook;
 use crate::logs::{Context, Text};
 use crate::server::Server;
-use crate::socket::{split, Path, SLOT};
+use crate::socket::{split, Path};
 
 /// Clients that have sent START_NETDUMP and not yet answered a HELLO.
 pub const MAX_PROBES: usize = 1024;
@@ -48,16 +46,6 @@ const RESTART_SILENCE: Duration = Duration::from_secs(5);
 /// Dumps of version 6 that are over and remembered: a copy of their START6 begins nothing.
 const MAX_BURNT: usize = 4096;
 
-/// Has the headers of all datagrams of a slot brought into the processor's first cache at once. One by one, as each has its turn,
-/// each would be waited for: the kernel's copy leaves them further away.
-fn fetch_headers(slot: &[u8], segment: usize) {
-    const LAST: usize = HEADER_LEN + PIECE_HEADER_LEN - 1;
-    let both = |datagram: &[u8]| datagram.first().copied().unwrap_or(0) ^ datagram.get(LAST).copied().unwrap_or(0);
-    std::hint::black_box(
-        slot.chunks(if segment == 0 { SLOT } else { segment }).fold(0, |sum, datagram| sum ^ both(datagram)),
-    );
-}
-
 /// Names a panic of a client: its key, if it has one, and what it drew.
 pub type Fire = (Option<KeyName>, [u8; 16]);
 
@@ -65,23 +53,28 @@ pub type Fire = (Option<KeyName>, [u8; 16]);
 pub const OPEN_COOKIE: Cookie = Cookie::new(0x1111_1111_1111_1111);
 
 impl Server {
-    /// Takes what lies in one slot that nobody else has yet: `len` bytes of datagrams of `segment` bytes.
-    pub(crate) fn datagrams(&mut self, path: Path, slot: &mut Received, len: usize, segment: usize) {
-        let Some(bytes) = Arc::get_mut(slot).and_then(|bytes| bytes.get_mut(..len)) else { return };
-        fetch_headers(bytes, segment);
-        // Memory in version 6 comes in long rows: one look at the tables does for a row, and the slot may be kept for it.
-        // Where there is anything else among it each goes its own way.
-        let is_memory = |datagram: &mut [u8]| datagram.first() == Some(&VERSION) && !Header::is_start(datagram);
-        if split(bytes, segment).all(is_memory) {
-            let count = split(bytes, segment).count();
-            if let Some(dump) = self.dumps.get_mut(&path.peer) {
-                self.events.received += count as u64;
-                self.events.received_bytes += len as u64;
-                dump.session.handle_row(self.now, slot, len, segment);
-                return self.touch(path);
+    /// Takes what lies in one slot: datagrams of `segment` bytes.
+    pub(crate) fn datagrams(&mut self, path: Path, slot: &mut [u8], segment: usize) {
+        let mut datagrams = split(slot, segment);
+        // Memory in version 6 comes in long rows: one look at the tables does for a row. From the first datagram on that is
+        // anything else each goes its own way.
+        if let Some(dump) = self.dumps.get_mut(&path.peer) {
+            let mut other = None;
+            for datagram in datagrams.by_ref() {
+                self.events.received += 1;
+                if datagram.first() != Some(&VERSION) || Header::is_start(datagram) {
+                    other = Some(datagram);
+                    break;
+                }
+                self.events.received_bytes += datagram.len() as u64;
+                dump.session.handle_in_place(self.now, datagram);
+            }
+            self.touch(path);
+            if let Some(datagram) = other {
+                self.datagram(path, datagram);
             }
         }
-        for datagram in split(bytes, segment) {
+        for datagram in datagrams {
             self.events.received += 1;
             self.datagram(path, datagram);
         }

@@ -223,7 +223,7 @@ impl Dump {
         }
         if !self.clusters.is_empty() || !self.step.frames.is_empty() {
             let clusters = std::mem::replace(&mut self.clusters, Vec::with_capacity(CLUSTERS));
-            self.on_their_way += clusters.iter().map(Pages::held).sum::<usize>();
+            self.on_their_way += clusters.iter().map(|pages| pages.data.len()).sum::<usize>();
             writer.clusters(clusters, std::mem::take(&mut self.step));
         }
     }

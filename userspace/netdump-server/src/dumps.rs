@@ -483,8 +483,8 @@ impl Server {
                 dump.session.resume(told.resumed);
                 dump.session.storage_ready(self.now);
             }
-            WriterEvent::Written { buffers, held } => {
-                dump.on_their_way = dump.on_their_way.saturating_sub(held);
+            WriterEvent::Written(buffers) => {
+                dump.on_their_way = dump.on_their_way.saturating_sub(buffers.iter().map(|buf| buf.len()).sum());
                 for buffer in buffers {
                     dump.session.recycle(buffer);
                 }
@@ -509,7 +509,7 @@ impl Server {
     /// From the writer of a dump whose session is over.
     fn take_closing_event(&mut self, id: DumpId, event: WriterEvent) {
         match event {
-            WriterEvent::Ready(_) | WriterEvent::Written { .. } => {}
+            WriterEvent::Ready(_) | WriterEvent::Written(_) => {}
             WriterEvent::Failed(error) => {
                 if let Some(dump) = self.closing.get_mut(&id) {
                     dump.storage_error.get_or_insert(format!("writing failed: {error}"));

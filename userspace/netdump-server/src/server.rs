@@ -36,10 +36,8 @@ use crate::status;
 use crate::store::{Store, StoreEvent};
 use crate::writer::WriterEvent;
 
-/// Batches that are read before timers and reports have their turn, and bytes: buffers that come back meanwhile are still in the
-/// processor's cache.
+/// Batches that are read before timers and reports have their turn.
 const BATCHES_PER_TURN: usize = 8;
-const BYTES_PER_TURN: u64 = 2 << 20;
 /// Bytes of a batch after which their consequences are worked out: a client that has used its credit waits meanwhile.
 const BYTES_PER_ADVANCE: usize = 256 << 10;
 /// Time that open files have at the end of the server.
@@ -327,17 +325,13 @@ impl Server {
 
     /// Reads what is there, at most so much. Whether it was all.
     fn drain_socket(&mut self, readiness: &UdpSocket, receiver: &mut Receiver) -> bool {
-        let before = self.events.received_bytes;
         for _ in 0..BATCHES_PER_TURN {
-            if self.events.received_bytes - before >= BYTES_PER_TURN {
-                break;
-            }
             self.now = Instant::now();
             let mut bytes = 0;
             let receive = || {
-                receiver.receive(|path, slot, len, segment| {
-                    self.datagrams(path, slot, len, segment);
-                    bytes += len;
+                receiver.receive(|path, slot, segment| {
+                    self.datagrams(path, slot, segment);
+                    bytes += slot.len();
                     if bytes >= BYTES_PER_ADVANCE {
                         bytes = 0;
                         self.settle();

@@ -6,13 +6,10 @@
 //! kernel has no GSO. Answers leave from the address that the client wrote to, because a client listens to that
 //! one only.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 
-use netdump_session::Received;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -25,11 +22,8 @@ use crate::config::Settings;
 
 /// Slots of one `recvmmsg`.
 const BATCH: usize = 64;
-/// Bytes that are received at a time, if the last ones tell how long the next ones are: of more than this the first would no
-/// longer be in the processor's cache when they have their turn.
-const BATCH_BYTES: usize = 1 << 20;
 /// Size of a slot: what GRO can put together.
-pub const SLOT: usize = 65_536;
+const SLOT: usize = 65_536;
 /// Datagrams of one send call (the least UDP_MAX_SEGMENTS of any kernel with GSO).
 const MAX_SEGMENTS: usize = 64;
 /// Send buffer asked for: a window of requests for every client.
@@ -71,54 +65,12 @@ pub struct Socket {
 /// The half that receives, with its buffers.
 pub struct Receiver {
     fd: OwnedFd,
-    slots: Slots,
-    /// Those of the last batch, and what is in them.
-    current: Vec<Received>,
+    slots: Vec<Vec<u8>>,
+    /// What is in the first slots.
     filled: Vec<Filled>,
-    /// Slots to receive into next.
-    wanted: usize,
     rcvbuf: usize,
     overflow: u32,
     drops: u64,
-}
-
-/// Slots: whoever takes what was received may keep them for a while.
-#[derive(Default)]
-struct Slots {
-    /// Nobody else has these; the last one is taken first.
-    free: Vec<Received>,
-    /// Others have or had these.
-    lent: VecDeque<Received>,
-}
-
-impl Slots {
-    /// Slots that nobody has, at most, beside those of a batch: what more there are goes back to the system.
-    const MAX_FREE: usize = 4 * BATCH;
-    /// Slots that are waited for, at most; others are forgotten, and go when they are no longer needed.
-    const MAX_LENT: usize = 1024;
-    /// Lent ones that are looked at when one is wanted: some are kept for long.
-    const LOOKS: usize = 8;
-
-    /// One to receive into.
-    fn take(&mut self) -> Received {
-        for _ in 0..Self::LOOKS.min(self.lent.len()) {
-            if let Some(slot) = self.lent.pop_front() {
-                self.give(slot);
-            }
-        }
-        self.free.pop().unwrap_or_else(|| Arc::new(vec![0; SLOT]))
-    }
-
-    /// Takes one back.
-    fn give(&mut self, mut slot: Received) {
-        if Arc::get_mut(&mut slot).is_none() {
-            if self.lent.len() < Self::MAX_LENT {
-                self.lent.push_back(slot);
-            }
-        } else if self.free.len() < Self::MAX_FREE {
-            self.free.push(slot);
-        }
-    }
 }
 
 /// One slot after a batch.
@@ -185,19 +137,11 @@ impl Socket {
             SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
             SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
         }
+        let slots = (0..BATCH).map(|_| vec![0; SLOT]).collect();
         // The kernel doubles what is asked for, for its own book-keeping.
         let sender = Sender { fd: fd.try_clone()?, v6, gso: true };
         Ok(Socket {
-            receiver: Receiver {
-                fd,
-                slots: Slots::default(),
-                current: Vec::new(),
-                filled: Vec::new(),
-                wanted: BATCH,
-                rcvbuf: got / 2,
-                overflow: 0,
-                drops: 0,
-            },
+            receiver: Receiver { fd, slots, filled: Vec::new(), rcvbuf: got / 2, overflow: 0, drops: 0 },
             sender,
         })
     }
@@ -225,13 +169,12 @@ impl Receiver {
         tokio::net::UdpSocket::from_std(self.fd.try_clone()?.into())
     }
 
-    /// Hands the datagrams of one batch to `each`, which may do with their bytes what it likes, and keep them: those that the
-    /// kernel has put together as the first so many bytes of a slot, and the length of each to [`split`] it. `WouldBlock` if
-    /// there are none.
-    pub fn receive(&mut self, mut each: impl FnMut(Path, &mut Received, usize, usize)) -> io::Result<()> {
+    /// Hands the datagrams of one batch to `each`, which may do with their bytes what it likes: those that the kernel has put
+    /// together as one slice, and the length of each to [`split`] it. `WouldBlock` if there are none.
+    pub fn receive(&mut self, mut each: impl FnMut(Path, &mut [u8], usize)) -> io::Result<()> {
         self.fill()?;
-        for (slot, filled) in self.current.iter_mut().zip(&self.filled) {
-            each(filled.path, slot, filled.len, filled.segment);
+        for (slot, filled) in self.slots.iter_mut().zip(&self.filled) {
+            each(filled.path, &mut slot[..filled.len], filled.segment);
         }
         Ok(())
     }
@@ -239,15 +182,10 @@ impl Receiver {
     /// Receives one batch.
     fn fill(&mut self) -> io::Result<()> {
         self.filled.clear();
-        // They are taken in the same order again: the first ones are used most.
-        self.current.drain(..).rev().for_each(|slot| self.slots.give(slot));
-        self.current.extend((0..self.wanted).map(|_| self.slots.take()));
         // Headers and slices are made anew for each batch: the kernel shortens the lengths in them.
         let space = cmsg_space!(u32, i32, libc::in6_pktinfo, libc::in_pktinfo);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
-        // Nobody else has one that was just taken.
-        let slots = self.current.iter_mut().filter_map(Arc::get_mut);
-        let mut slices: Vec<_> = slots.map(|slot| [IoSliceMut::new(slot)]).collect();
+        let mut slices: Vec<_> = self.slots.iter_mut().map(|slot| [IoSliceMut::new(slot)]).collect();
         let fd = self.fd.as_raw_fd();
         let batch = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         for message in batch {
@@ -274,8 +212,6 @@ impl Receiver {
             let peer = peer.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
             self.filled.push(Filled { path: Path { peer, local }, len: message.bytes.min(SLOT), segment });
         }
-        let bytes: usize = self.filled.iter().map(|filled| filled.len).sum();
-        self.wanted = (BATCH_BYTES * self.filled.len()).checked_div(bytes).unwrap_or(BATCH).clamp(1, BATCH);
         Ok(())
     }
 }
@@ -441,10 +377,7 @@ mod tests {
     fn receive_some(socket: &mut Socket, want: usize) -> Vec<(Path, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < want {
-            let each = |path, slot: &mut Received, len, size| {
-                let bytes = &mut Arc::get_mut(slot).expect("nobody else has it")[..len];
-                got.extend(split(bytes, size).map(|data| (path, data.to_vec())));
-            };
+            let each = |path, slot: &mut [u8], size| got.extend(split(slot, size).map(|data| (path, data.to_vec())));
             match socket.receiver.receive(each) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 other => other.unwrap(),
@@ -510,35 +443,6 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_kept_is_not_received_into() {
-        let mut socket = Socket::bind(&settings(Some("127.0.0.1"))).unwrap();
-        let port = socket.receiver.local_addr().unwrap().port();
-        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut kept = Vec::new();
-        for n in 0..200u8 {
-            peer.send_to(&[n; 100], ("127.0.0.1", port)).unwrap();
-            let mut keep = |_, slot: &mut Received, len, _| {
-                assert_eq!(slot[..len], [n; 100]);
-                // Some for long, some for a while, some not at all.
-                if n % 3 > 0 {
-                    kept.push((n, Arc::clone(slot)));
-                }
-            };
-            while socket.receiver.receive(&mut keep).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-                std::thread::yield_now();
-            }
-            kept.retain(|(was, slot)| slot[..100] == [*was; 100] && (was % 3 == 1 || n - was < 20));
-        }
-        assert_eq!(kept.iter().filter(|(was, _)| was % 3 == 1).count(), 67);
-        drop(kept);
-        // All of them come back, and no more are kept than make sense.
-        let all: Vec<_> = (0..2 * BATCH).map(|_| socket.receiver.slots.take()).collect();
-        assert!(socket.receiver.slots.lent.is_empty());
-        all.into_iter().for_each(|slot| socket.receiver.slots.give(slot));
-        assert!(socket.receiver.slots.free.len() <= Slots::MAX_FREE);
-    }
-
-    #[test]
     fn drops_are_counted() {
         let mut socket = Socket::bind(&Settings { rcvbuf: 64 << 10, ..settings(Some("127.0.0.1")) }).unwrap();
         let port = socket.receiver.local_addr().unwrap().port();
@@ -547,10 +451,7 @@ mod tests {
             peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         }
         let mut got = 0;
-        let mut count = |_, slot: &mut Received, len: usize, size| {
-            got += split(&mut Arc::get_mut(slot).unwrap()[..len], size).count();
-        };
-        while socket.receiver.receive(&mut count).is_ok() {}
+        while socket.receiver.receive(|_, slot, size| got += split(slot, size).count()).is_ok() {}
         // The counter travels with the datagrams queued after the drops.
         peer.send_to(&[0; 1037], ("127.0.0.1", port)).unwrap();
         got += receive_some(&mut socket, 1).len();

@@ -36,13 +36,8 @@ pub struct Page {
 pub enum WriterEvent {
     /// The file is there, with what another process had put into it.
     Ready(Box<Told>),
-    /// What was handed over at once is written.
-    Written {
-        /// The buffers that come back.
-        buffers: Vec<PageBuf>,
-        /// Bytes of memory that all of it took.
-        held: usize,
-    },
+    /// What was handed over at once is written; the buffers come back.
+    Written(Vec<PageBuf>),
     /// Nothing more can be written.
     Failed(io::Error),
     /// The file is closed. `Ok(true)`: it is whole and has its name. The last event.
@@ -171,8 +166,7 @@ fn run(
                         report(WriterEvent::Failed(error));
                     }
                 }
-                let held = pages.iter().map(|page| page.data.len()).sum();
-                report(WriterEvent::Written { buffers: pages.into_iter().map(|page| page.data).collect(), held });
+                report(WriterEvent::Written(pages.into_iter().map(|page| page.data).collect()));
             }
             Job::Clusters(clusters, step) => {
                 if !broken {
@@ -182,9 +176,7 @@ fn run(
                         report(WriterEvent::Failed(error));
                     }
                 }
-                let held = clusters.iter().map(Pages::held).sum();
-                let buffers = clusters.into_iter().filter_map(|pages| pages.data.into_buf()).collect();
-                report(WriterEvent::Written { buffers, held });
+                report(WriterEvent::Written(clusters.into_iter().map(|pages| pages.data).collect()));
             }
             Job::Finish { complete: wanted } => {
                 complete = wanted;
@@ -314,9 +306,8 @@ impl Vmcore {
     /// Writes pages from where they are. They come once.
     fn write_cluster(&mut self, pages: &Pages) -> io::Result<()> {
         let force = !self.skip_zero;
-        let mut room = std::mem::take(&mut self.run);
-        let written = pages.try_each_run(&mut room, |run, bytes| {
-            match bytes {
+        for run in &pages.runs {
+            match pages.bytes(run) {
                 Some(bytes) => self.writer.write(run.first, bytes, force).map_err(io_error)?,
                 None => {
                     let each = (ZEROES.len() / Pages::PAGE) as u64;
@@ -328,10 +319,9 @@ impl Vmcore {
                 }
             }
             self.pages += run.count;
-            self.there(run.first, run.count)
-        });
-        self.run = room;
-        written
+            self.there(run.first, run.count)?;
+        }
+        Ok(())
     }
 
     fn there(&mut self, first: Pfn, count: u64) -> io::Result<()> {
@@ -370,7 +360,7 @@ pub(crate) mod tests {
     use jiff::Timestamp;
     use netdump_core::wire::classic::Machine;
     use netdump_core::wire::ext::ByteOrder;
-    use netdump_session::{Bytes, Run};
+    use netdump_session::Run;
     use nix::fcntl::{fcntl, FcntlArg, SealFlag};
     use nix::sys::memfd::{memfd_create, MFdFlags};
     use std::os::unix::fs::FileExt;
@@ -422,7 +412,7 @@ pub(crate) mod tests {
             let data: Vec<u8> = [&[9; 100][..], &[1; 4096], &[2; 4096], &[3; 4096]].concat();
             let run = |first, count, at| Run { first: Pfn(first), count, at };
             let runs = vec![run(3, 2, Some(100)), run(5, 40, None), run(50, 1, Some(8292))];
-            vmcore.write_cluster(&Pages { runs, data: Bytes::Together(data.into()) }).unwrap();
+            vmcore.write_cluster(&Pages { runs, data: data.into() }).unwrap();
             let place = |pfn: u64| vmcore.file.metadata().unwrap().len() - (100 - pfn) * 4096;
             for (pfn, byte) in [(2, 0), (3, 1), (4, 2), (5, 0), (44, 0), (49, 0), (50, 3), (51, 0)] {
                 let mut page = [7; 4096];

@@ -122,9 +122,7 @@ impl Crowd {
                         assert!(*bytes == client.image.page(pfn)[..], "machine {n}, page {}", pfn.0);
                         assert!(client.pages.insert(pfn.0), "machine {n}, page {} twice", pfn.0);
                     });
-                    if let Some(buf) = pages.data.into_buf() {
-                        session.recycle(buf);
-                    }
+                    session.recycle(pages.data);
                 }
                 Event::MemoryDone(_) => session.stored(now),
                 Event::Finished(outcome) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use netdump_core::wire::classic::{Machine, Start};
 use netdump_core::wire::v6::Reason;
 
-use crate::event::{Counters, Event, PageBuf, Phase, Progress, Received, Resumed};
+use crate::event::{Counters, Event, PageBuf, Phase, Progress, Resumed};
 use crate::params::Grant;
 use crate::session::Session;
 use crate::v6::Session6;
@@ -113,18 +113,6 @@ impl Dialogue {
         match self {
             Dialogue::Classic(session) => session.handle(now, datagram),
             Dialogue::Six(session) => session.handle_in_place(now, datagram),
-        }
-    }
-
-    /// The same for what came together ([`Session6::handle_row`]).
-    pub fn handle_row(&mut self, now: Instant, received: &mut Received, len: usize, segment: usize) {
-        match self {
-            Dialogue::Classic(session) => {
-                let bytes = received.get(..len).unwrap_or(&[]);
-                let segment = if segment == 0 { len.max(1) } else { segment };
-                bytes.chunks(segment).for_each(|datagram| session.handle(now, datagram));
-            }
-            Dialogue::Six(session) => session.handle_row(now, received, len, segment),
         }
     }
 

@@ -2,7 +2,6 @@
 //! What a session tells its owner.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use netdump_core::wire::classic::Start;
@@ -26,144 +25,13 @@ pub struct Run {
     pub at: Option<usize>,
 }
 
-impl Run {
-    /// Its bytes among those of its cluster; `None` for zeroes.
-    fn bytes<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
-        let start = self.at?;
-        let len = usize::try_from(self.count).ok()?.checked_mul(PAGE)?;
-        data.get(start..start.checked_add(len)?)
-    }
-}
-
-/// Bytes as they were received, a whole number of datagrams. Whoever needs some of them keeps all of them.
-pub type Received = Arc<Vec<u8>>;
-
-/// The bytes of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bytes {
-    /// In a buffer, among others.
-    Together(PageBuf),
-    /// Where they were received, as far as that was no waste: to copy them is for whoever writes them, who then has them in the
-    /// processor's cache.
-    Apart(Scattered),
-}
-
-/// Bytes that are in several places, one behind another.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scattered {
-    /// A buffer that the first of them came in. It is but one: what is beside them in it is for the client to decide.
-    received: Option<Received>,
-    /// The others.
-    own: Vec<u8>,
-    pieces: Vec<Place>,
-    /// How many bytes there are to be.
-    length: usize,
-}
-
-/// Where a piece is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Place {
-    is_own: bool,
-    at: Range<usize>,
-}
-
-impl Scattered {
-    /// Room for so many pieces, of `length` bytes together.
-    pub(crate) fn new(pieces: usize, length: usize) -> Self {
-        Scattered { received: None, own: Vec::new(), pieces: vec![Place::default(); pieces], length }
-    }
-
-    /// Puts a piece in its place, once: `data`, which `lender` has from that place on, and may be asked to keep.
-    pub(crate) fn put(&mut self, piece: usize, data: &[u8], lender: Option<(&Received, usize)>) {
-        if let (None, true, Some((received, _))) = (&self.received, self.own.is_empty(), lender) {
-            self.received = Some(Arc::clone(received));
-        }
-        let kept = self.received.as_ref();
-        let lent = lender.filter(|(received, _)| kept.is_some_and(|kept| Arc::ptr_eq(kept, received)));
-        let at = lent.map_or_else(
-            || {
-                if self.own.is_empty() {
-                    let left = self.pieces.iter().filter(|place| place.at.is_empty()).count();
-                    self.own.reserve_exact((left * data.len()).min(self.length));
-                }
-                self.own.extend_from_slice(data);
-                self.own.len() - data.len()
-            },
-            |(_, at)| at,
-        );
-        if let Some(piece) = self.pieces.get_mut(piece) {
-            *piece = Place { is_own: lent.is_none(), at: at..at + data.len() };
-        }
-    }
-
-    /// Its bytes, piece by piece.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.pieces.iter().map(|place| {
-            let received = self.received.as_ref().filter(|_| !place.is_own);
-            received.map_or(&self.own, |received| received.as_ref()).get(place.at.clone()).unwrap_or(&[])
-        })
-    }
-
-    /// They are as many bytes as there are to be.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.pieces.iter().map(|place| place.at.len()).sum::<usize>() == self.length
-    }
-
-    /// Its bytes, if they happen to stand one behind another.
-    fn together(&self) -> Option<&[u8]> {
-        let mut end = 0;
-        let follows = |place: &Place| {
-            let follows = place.is_own && place.at.start == end;
-            end = place.at.end;
-            follows
-        };
-        self.pieces.iter().all(follows).then_some(&self.own)
-    }
-
-    /// Bytes that it keeps, the ones beside its pieces included.
-    pub(crate) fn held(&self) -> usize {
-        let received = self.received.as_ref().map_or(0, |received| received.len());
-        received + self.own.capacity() + self.pieces.capacity() * size_of::<Place>()
-    }
-}
-
-impl Bytes {
-    /// Bytes that it keeps.
-    fn held(&self) -> usize {
-        match self {
-            Bytes::Together(buf) => buf.len(),
-            Bytes::Apart(scattered) => scattered.held(),
-        }
-    }
-
-    /// The buffer, for [`Session::recycle`](crate::Session::recycle), if it is one.
-    pub fn into_buf(self) -> Option<PageBuf> {
-        match self {
-            Bytes::Together(buf) => Some(buf),
-            Bytes::Apart(_) => None,
-        }
-    }
-
-    /// All of them one behind another: where they are, or copied to `room`.
-    pub fn gather<'a>(&'a self, room: &'a mut Vec<u8>) -> &'a [u8] {
-        match self {
-            Bytes::Together(buf) => buf,
-            Bytes::Apart(scattered) => scattered.together().unwrap_or_else(|| {
-                room.clear();
-                scattered.pieces().for_each(|piece| room.extend_from_slice(piece));
-                room
-            }),
-        }
-    }
-}
-
-/// Pages that came together, in the buffers that they came in: to copy each of them would cost more than all else.
+/// Pages that came together, in the buffer that they came in: to copy each of them would cost more than all else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
     /// Which they are, ascending.
     pub runs: Vec<Run>,
     /// Their bytes, among others.
-    pub data: Bytes,
+    pub data: PageBuf,
 }
 
 impl Pages {
@@ -175,27 +43,17 @@ impl Pages {
         self.runs.iter().map(|run| run.count).sum()
     }
 
-    /// Bytes of memory that cannot be used for anything else as long as these are there.
-    pub fn held(&self) -> usize {
-        self.data.held() + self.runs.capacity() * size_of::<Run>()
-    }
-
-    /// Each run with its bytes, or with none if they are zeroes, until one fails. `room` is for [`Bytes::gather`].
-    pub fn try_each_run<E>(
-        &self,
-        room: &mut Vec<u8>,
-        mut take: impl FnMut(&Run, Option<&[u8]>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let data = self.data.gather(room);
-        self.runs.iter().try_for_each(|run| take(run, run.bytes(data)))
+    /// The bytes of a run of ours; `None` for zeroes.
+    pub fn bytes(&self, run: &Run) -> Option<&[u8]> {
+        let start = run.at?;
+        let len = usize::try_from(run.count).ok()?.checked_mul(PAGE)?;
+        self.data.get(start..start.checked_add(len)?)
     }
 
     /// Each page by itself, ascending.
     pub fn each(&self, mut take: impl FnMut(Pfn, &[u8])) {
-        let mut room = Vec::new();
-        let data = self.data.gather(&mut room);
         for run in &self.runs {
-            let mut pages = run.bytes(data).map(|bytes| bytes.chunks_exact(PAGE));
+            let mut pages = self.bytes(run).map(|bytes| bytes.chunks_exact(PAGE));
             for pfn in run.first.0..run.first.0.saturating_add(run.count) {
                 take(Pfn(pfn), pages.as_mut().and_then(Iterator::next).unwrap_or(&[0; PAGE]));
             }

@@ -50,9 +50,6 @@ mod work;
 
 pub use crypto::Ring;
 pub use dialogue::Dialogue;
-pub use event::{
-    Absence, Bytes, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Pages, Phase, Progress, Received, Resumed,
-    Run, Scattered,
-};
+pub use event::{Absence, Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Pages, Phase, Progress, Resumed, Run};
 pub use params::{EndWith, Grant, Params, MIN_WINDOW};
 pub use session::Session;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use netdump_core::wire::ext::VolatileRange;
 use netdump_vmcore::DumpInfo;
 
-use crate::event::{Absence, Counters, Event, Pages};
+use crate::event::{Absence, Counters, Event, Pages, Run};
 use crate::flight::Cause;
 use crate::number::Numbers;
 use crate::rtt::Rtt;
@@ -80,7 +80,7 @@ impl Events {
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Page { .. } => self.pages += 1,
-            Event::Pages(ref pages) => self.pages += pages.held() / Pages::PAGE,
+            Event::Pages(ref pages) => self.pages += pages.data.len() / Pages::PAGE,
             Event::Netlog { .. } => self.netlog += 1,
             _ => {}
         }
@@ -102,7 +102,7 @@ impl Events {
         let event = self.queue.pop_front()?;
         match event {
             Event::Page { .. } => self.pages -= 1,
-            Event::Pages(ref pages) => self.pages -= pages.held() / Pages::PAGE,
+            Event::Pages(ref pages) => self.pages -= pages.data.len() / Pages::PAGE,
             Event::Netlog { .. } => self.netlog -= 1,
             _ => {}
         }
@@ -113,7 +113,7 @@ impl Events {
     pub(crate) fn held(&self) -> usize {
         let bytes = |event: &Event| match event {
             Event::Page { data, .. } => data.len(),
-            Event::Pages(pages) => pages.held(),
+            Event::Pages(pages) => pages.data.len() + pages.runs.capacity() * size_of::<Run>(),
             Event::Netlog { text, .. } | Event::Listing(text) | Event::KernelLog(text) => text.capacity(),
             Event::Volatile(ranges) => ranges.capacity() * size_of::<VolatileRange>(),
             // Everything in it is bounded, and there is one of them.

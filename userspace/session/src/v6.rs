@@ -13,28 +13,25 @@ mod rate;
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netdump_core::engine::v6::MAX_INBOUND;
 use netdump_core::wire::classic::{ItemId, Machine, Start};
 use netdump_core::wire::ext::VolatileRange;
-use netdump_core::wire::v6::cluster::{Piece, PIECE_HEADER_LEN};
+use netdump_core::wire::v6::cluster::Piece;
 use netdump_core::wire::v6::handshake::{Ack6, Start6, ACK_LEN, SUITE_CHACHA20_POLY1305, SUITE_CLEAR};
 use netdump_core::wire::v6::message::{
     kind, End, Grant as GrantBody, Line, Part, Progress, Repair, Segment, Turn, Wait, MAX_REPAIRS,
 };
 use netdump_core::wire::v6::secure::{Channel, Key, Refused, Role, TrafficKeys};
-use netdump_core::wire::v6::{Codec, Level, Reason, SessionId, HEADER_LEN, VERSION};
+use netdump_core::wire::v6::{Codec, Level, Reason, SessionId, VERSION};
 use netdump_core::wire::Cookie;
 use netdump_vmcore::PageSize;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::crypto::Ring;
-use crate::event::{
-    Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress as HowFar, Received, Resumed,
-};
+use crate::event::{Counters, Event, Failure, MemoryEnd, Outcome, PageBuf, Phase, Progress as HowFar, Resumed};
 use crate::info::{describe, Classic};
 use crate::params::{EndWith, Grant};
 use crate::phases::{MAX_LOG, MAX_NOTES, MAX_VOLATILE};
@@ -60,29 +57,6 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 const PATIENT: u32 = 6;
 /// The client offers a new handshake after two seconds of silence: it hears from us twice in that time.
 const KEEPALIVE: Duration = Duration::from_millis(900);
-
-/// Datagrams over which it is averaged how many pages one brings.
-const PAGES_OVER: f64 = 64.0;
-
-/// A datagram that is genuine: where its body is in the buffer that it came in.
-#[derive(Debug, Clone)]
-struct Opened {
-    kind: u8,
-    counter: u64,
-    body: Range<usize>,
-}
-
-/// What datagrams that came together brought. It is reckoned with when all of them were looked at: the highest counter is known
-/// before, and those that were not counted yet would be taken for lost.
-#[derive(Debug, Default)]
-struct Row {
-    /// Pieces of memory that were looked at, their bytes, and the pages that they completed.
-    taken: u64,
-    bytes: usize,
-    pages: u64,
-    /// Pieces for which there was no room, and PROGRESS.
-    others: u64,
-}
 
 /// Settings of a session.
 #[derive(Debug, Clone)]
@@ -205,8 +179,6 @@ pub struct Session6 {
     failure: Option<Failure>,
     show_state: bool,
     inbox: Vec<u8>,
-    /// Empty between two calls.
-    opened: Vec<Opened>,
 }
 
 impl Session6 {
@@ -285,7 +257,6 @@ impl Session6 {
             failure: None,
             show_state: false,
             inbox: Vec::new(),
-            opened: Vec::new(),
             params,
         })
     }
@@ -474,7 +445,6 @@ impl Session6 {
             + self.ranges.capacity() * size_of::<Range<u64>>();
         let bytes = self.start.capacity()
             + self.inbox.capacity()
-            + self.opened.capacity() * size_of::<Opened>()
             + self.notes.as_ref().map_or(0, Vec::capacity)
             + self.copy.capacity();
         task + lists + bytes + self.events.held()
@@ -493,41 +463,11 @@ impl Session6 {
 
     /// The same without a copy: what is sealed is opened where it is.
     pub fn handle_in_place(&mut self, now: Instant, datagram: &mut [u8]) {
-        let mut row = Row::default();
-        if let Some(Opened { kind, counter, body }) = self.open(now, datagram, 0) {
-            self.on_message(now, kind, counter, datagram.get(body).unwrap_or(&[]), None, &mut row);
-        }
-        self.reckon(now, &row);
-    }
-
-    /// The same for what came together: `len` bytes that are datagrams of `segment` bytes each but the last, which may be
-    /// shorter (0: there is but one). Memory comes in long rows, and what is reckoned from it, once for all of them; its bytes
-    /// stay where they are, and `received` with them, if that is not a waste. Nobody else may have it yet.
-    pub fn handle_row(&mut self, now: Instant, received: &mut Received, len: usize, segment: usize) {
-        let mut opened = std::mem::take(&mut self.opened);
-        if let Some(bytes) = Arc::get_mut(received).and_then(|bytes| bytes.get_mut(..len)) {
-            let segment = if segment == 0 { len.max(1) } else { segment };
-            for (n, datagram) in bytes.chunks_mut(segment).enumerate() {
-                opened.extend(self.open(now, datagram, n * segment));
-            }
-        }
-        let mut row = Row::default();
-        let lends = len >= received.len() / 2;
-        for Opened { kind, counter, body } in opened.drain(..) {
-            let lender = lends.then_some((&*received, body.start));
-            self.on_message(now, kind, counter, received.get(body).unwrap_or(&[]), lender, &mut row);
-        }
-        self.opened = opened;
-        self.reckon(now, &row);
-    }
-
-    /// Opens a datagram, which begins `at` bytes into its buffer.
-    fn open(&mut self, now: Instant, datagram: &mut [u8], at: usize) -> Option<Opened> {
         self.counters.datagrams += 1;
         if datagram.first() != Some(&VERSION) {
             // A client without a key offers both dialects: this is the other offer.
             self.counters.doubtful_starts += 1;
-            return None;
+            return;
         }
         if *datagram == self.start[..] {
             // It has not got our answer, or this is a copy; the answer is the same.
@@ -538,31 +478,21 @@ impl Session6 {
             } else {
                 self.counters.doubtful_starts += 1;
             }
-            return None;
+            return;
         }
         let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
         match self.channel.open(&Ring, datagram) {
             Ok((kind, counter, body)) => {
                 self.largest = self.largest.max(len);
-                let start = at + HEADER_LEN;
-                return Some(Opened { kind, counter: counter.0, body: start..start + body.len() });
+                self.on_message(now, kind, counter.0, body);
             }
             Err(Refused::Malformed | Refused::Forged) => self.counters.malformed += 1,
             Err(Refused::OtherSession) => self.counters.unknown_nr += 1,
             Err(Refused::Replayed) => self.counters.duplicate_chunks += 1,
         }
-        None
     }
 
-    fn on_message(
-        &mut self,
-        now: Instant,
-        kind: u8,
-        counter: u64,
-        body: &[u8],
-        lender: Option<(&Received, usize)>,
-        row: &mut Row,
-    ) {
+    fn on_message(&mut self, now: Instant, kind: u8, counter: u64, body: &[u8]) {
         self.heard = now;
         self.pause = GRANT_INTERVAL;
         if self.phase == Phase::Probe {
@@ -576,11 +506,8 @@ impl Session6 {
             }
         }
         let taken = match kind {
-            kind::PROGRESS => Progress::parse(body).map(|progress| self.on_progress(now, &progress, row)).is_ok(),
-            kind::PIECE => {
-                let lender = lender.map(|(received, at)| (received, at + PIECE_HEADER_LEN));
-                Piece::parse(body).map(|piece| self.on_piece(now, counter, &piece, lender, row)).is_ok()
-            }
+            kind::PROGRESS => Progress::parse(body).map(|progress| self.on_progress(now, &progress)).is_ok(),
+            kind::PIECE => Piece::parse(body).map(|piece| self.on_piece(now, counter, &piece)).is_ok(),
             kind::PART => Part::parse(body).map(|part| self.on_part(now, &part)).is_ok(),
             kind::LINE => Line::parse(body).map(|line| self.on_line(now, &line)).is_ok(),
             kind::BYE => End::parse(body).map(|_| self.on_bye(now)).is_ok(),
@@ -589,7 +516,7 @@ impl Session6 {
         self.counters.malformed += u64::from(!taken);
     }
 
-    fn on_progress(&mut self, now: Instant, progress: &Progress<'_>, row: &mut Row) {
+    fn on_progress(&mut self, now: Instant, progress: &Progress<'_>) {
         if let Some(at) = self.asked.iter().position(|(serial, _)| *serial == progress.serial) {
             let (_, sent) = self.asked[at];
             self.asked.drain(..=at);
@@ -605,7 +532,8 @@ impl Session6 {
                 self.grant_due = now;
             }
         }
-        row.others += 1;
+        self.note_arrival(now);
+        self.check_memory(now);
     }
 
     /// Time between two grants.
@@ -613,10 +541,10 @@ impl Session6 {
         self.rate.rtt().map_or(GRANT_INTERVAL, |rtt| (rtt / 4).max(GRANT_INTERVAL))
     }
 
-    fn note_arrivals(&mut self, now: Instant, datagrams: u64) {
-        self.since_grant += datagrams;
+    fn note_arrival(&mut self, now: Instant) {
+        self.since_grant += 1;
         let next = self.channel.received();
-        self.rate.received(now, datagrams, next, self.credit);
+        self.rate.received(now, next, self.credit);
         // Somebody is there: a long pause is over.
         self.grant_due = self.grant_due.min(now + self.interval());
         // What was lost made room as well.
@@ -625,14 +553,7 @@ impl Session6 {
         }
     }
 
-    fn on_piece(
-        &mut self,
-        now: Instant,
-        counter: u64,
-        piece: &Piece<'_>,
-        lender: Option<(&Received, usize)>,
-        row: &mut Row,
-    ) {
+    fn on_piece(&mut self, now: Instant, counter: u64, piece: &Piece<'_>) {
         let Task::Memory(memory) = &mut self.task else {
             self.counters.wrong_code += 1;
             return;
@@ -645,32 +566,18 @@ impl Session6 {
         if self.events.pages() >= self.most {
             // Credit is reckoned from what datagrams brought so far, and these bring more. They are fetched again.
             self.counters.no_room += 1;
-            row.others += 1;
-            return;
+            return self.note_arrival(now);
         }
-        let came = memory.on_piece(now, counter, piece, lender, &mut self.events);
+        let came = memory.on_piece(now, counter, piece, &mut self.events);
         self.counters.duplicate_chunks += u64::from(came.useless);
         self.counters.conflicts += u64::from(came.broken);
-        row.taken += 1;
-        row.pages += came.pages;
-        row.bytes += piece.data.len();
-    }
-
-    /// What follows from a row.
-    fn reckon(&mut self, now: Instant, row: &Row) {
-        if row.taken > 0 {
-            let settle = self.rate.rtt().unwrap_or_default() * 2 + GRANT_INTERVAL;
-            if self.codecs.came(now, row.pages, row.bytes, settle) {
-                self.grant_due = now;
-            }
-            let (taken, pages) = (row.taken as f64, row.pages as f64);
-            let weight = 1.0 - (1.0 - 1.0 / PAGES_OVER).powf(taken);
-            self.pages_per_datagram += (pages / taken - self.pages_per_datagram) * weight;
+        let settle = self.rate.rtt().unwrap_or_default() * 2 + GRANT_INTERVAL;
+        if self.codecs.came(now, came.pages, piece.data.len(), settle) {
+            self.grant_due = now;
         }
-        if row.taken + row.others > 0 {
-            self.note_arrivals(now, row.taken + row.others);
-            self.check_memory(now);
-        }
+        self.pages_per_datagram += (came.pages as f64 - self.pages_per_datagram) / 64.0;
+        self.note_arrival(now);
+        self.check_memory(now);
     }
 
     fn on_part(&mut self, now: Instant, part: &Part<'_>) {

@@ -13,7 +13,7 @@ use netdump_core::wire::log::printk::{Flag, RecordHeader};
 use netdump_core::wire::log::record::{Fragment, Record};
 use netdump_core::wire::log::syslog::{Escapes, Header, Original, Rfc5424, SequenceId};
 use netdump_core::wire::log::{Datagrams, Priority, UnixTime};
-use netdump_core::wire::v6::cluster::{Index, Piece};
+use netdump_core::wire::v6::cluster::{Cluster, Content, Piece};
 use netdump_core::wire::v6::handshake::{Ack6, KeyName, Start6, ACK_LEN};
 use netdump_core::wire::v6::hint::ResetHint;
 use netdump_core::wire::v6::message::{
@@ -322,10 +322,13 @@ fn version_6() {
     let piece = Piece::parse(body("six-piece", kind::PIECE, 11)).unwrap();
     assert_eq!((piece.first, piece.gap, piece.build), (Pfn(0x123), 4, 0xcafe_babe));
     assert_eq!((piece.piece, piece.pieces, piece.codec, piece.length), (0, 1, Codec::Raw, 13));
-    let index = Index::parse(piece.first, piece.data, piece.data.len()).unwrap();
-    let mut runs = Vec::new();
-    index.for_each(|first, run| runs.push((first.0, run.pages, run.zero)));
-    assert_eq!((runs, index.end()), (vec![(0x123, 3, true), (0x128, 1, true)], Pfn(0x129)));
+    let cluster = Cluster::parse(piece.first, piece.data).unwrap();
+    let mut zeroes = Vec::new();
+    cluster.for_each(|content| match content {
+        Content::Zeroes(pfn, count) => zeroes.push((pfn.0, count)),
+        Content::Page(..) => panic!("a page"),
+    });
+    assert_eq!((zeroes, cluster.end()), (vec![(0x123, 3), (0x128, 1)], Pfn(0x129)));
     piece.emit_header(&mut buf).unwrap();
     again("six-piece", &[&buf[..24], piece.data].concat());
 

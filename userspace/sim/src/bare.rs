@@ -34,7 +34,7 @@ const HEADER: usize = HEADER_LEN + PIECE_HEADER_LEN;
 const KEY: [u8; KEY_LEN] = [0x5a; KEY_LEN];
 /// Bytes that are copied together and written at once: about a cluster of sixteen pages.
 const WRITE: usize = 1 << 16;
-/// Slots of one `recvmmsg`, and bytes of a slot: as the server has them at most. Fewer make this loop no faster.
+/// Slots of one `recvmmsg`, and bytes of a slot: as the server has them.
 const BATCH: usize = 64;
 const SLOT: usize = 65_536;
 /// Receive buffer asked for, bytes: the server's default.

@@ -2,7 +2,6 @@
 //! A crashed machine and a server that speak version 6 over a bad network, in virtual time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netdump_core::engine::v6::{Config6, Engine6, State6};
@@ -337,8 +336,7 @@ impl World6 {
                 self.session = Some(session);
             }
         } else if let Some(session) = &mut self.session {
-            // As if it filled a slot of the socket, which may be kept.
-            session.handle_row(now, &mut Arc::new(datagram.to_vec()), datagram.len(), 0);
+            session.handle(now, datagram);
         } else if let Some(hint) = self.hints.answer(now, [10, 0, 0, 2].into(), datagram) {
             self.down.offer(self.now, hint.to_vec());
         }

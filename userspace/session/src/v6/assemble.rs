@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Clusters from their pieces. What a client may make us hold is bounded: so many clusters, none larger than one can be.
 
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use netdump_core::wire::v6::cluster::{Piece, MAX_CLUSTER_LEN, MAX_INDEX_LEN};
+use netdump_core::wire::v6::cluster::{Piece, MAX_CLUSTER_LEN};
 use netdump_core::wire::v6::message::{Repair, Turn};
 use netdump_core::wire::v6::Codec;
 use netdump_core::wire::Pfn;
 
 use super::rate::Rate;
-use crate::event::{Bytes, PageBuf, Received, Scattered};
+use crate::event::PageBuf;
 
 /// Clusters that are put together at a time.
 const MAX_OPEN: usize = 1024;
-/// While there are more of them, pieces are copied and not kept in the buffers that they came in, of which they may be a small
-/// part.
-const MAX_KEPT: usize = 256;
 /// Repairs of one cluster in which nothing new came: then it is fetched anew.
 const MAX_FRUITLESS: u32 = 50;
 /// Repairs that are not answered yet: the client drops what it has no room for, and some of them wait at its door.
@@ -32,9 +29,9 @@ struct Open {
     codec: Codec,
     pieces: u8,
     have: u64,
-    /// Bytes of the encoded cluster.
+    /// Bytes of the encoded cluster, which are the first ones of `buf`.
     length: u32,
-    data: Scattered,
+    buf: PageBuf,
     gap: u32,
     /// The last of the pieces that are on their way was to have about this counter.
     last_counter: u64,
@@ -65,23 +62,12 @@ impl Open {
     }
 }
 
-/// A cluster that is whole, and decoded.
+/// A cluster that is whole, and decoded: the first `len` bytes of `buf`.
 pub(crate) struct Whole {
     pub(crate) first: Pfn,
     pub(crate) gap: u32,
-    /// Its bytes; in a buffer they are the first ones.
-    pub(crate) bytes: Bytes,
+    pub(crate) buf: PageBuf,
     pub(crate) len: usize,
-}
-
-impl Whole {
-    /// Its beginning, long enough for the index of one.
-    pub(crate) fn head(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Together(buf) => buf.get(..self.len).unwrap_or(&[]),
-            Bytes::Apart(scattered) => scattered.pieces().next().unwrap_or(&[]),
-        }
-    }
 }
 
 /// What became of a piece.
@@ -90,7 +76,7 @@ pub(crate) enum Put {
     Open,
     /// It was there, or there is no room for its cluster.
     Useless,
-    /// Its cluster cannot be decoded, or its pieces are not as long as they should be together.
+    /// Its cluster cannot be decoded.
     Broken,
     Whole(Whole),
 }
@@ -98,10 +84,8 @@ pub(crate) enum Put {
 /// All clusters of a session.
 pub(crate) struct Assembly {
     open: BTreeMap<u64, Open>,
-    /// Buffers for one decoded cluster each.
+    /// Buffers for one cluster each.
     pool: Vec<PageBuf>,
-    /// Room for one that is to be decoded.
-    encoded: Vec<u8>,
     zstd: Option<zstd::bulk::Decompressor<'static>>,
 }
 
@@ -113,7 +97,7 @@ impl fmt::Debug for Assembly {
 
 impl Assembly {
     pub(crate) fn new() -> Self {
-        Assembly { open: BTreeMap::new(), pool: Vec::new(), encoded: Vec::new(), zstd: None }
+        Assembly { open: BTreeMap::new(), pool: Vec::new(), zstd: None }
     }
 
     /// Takes a buffer back.
@@ -130,9 +114,9 @@ impl Assembly {
 
     /// Bytes that it holds.
     pub(crate) fn held(&self) -> usize {
-        let open: usize = self.open.values().map(|open| open.data.held() + 2 * size_of::<Open>()).sum();
+        let open: usize = self.open.values().map(|open| open.buf.len() + 2 * size_of::<Open>()).sum();
         let pool: usize = self.pool.iter().map(|buf| buf.len()).sum();
-        open + pool + self.encoded.capacity()
+        open + pool
     }
 
     /// Where the first cluster from `start` on begins, with the frames in front of it that it says are left out.
@@ -141,63 +125,57 @@ impl Assembly {
         Some(first - u64::from(open.gap).min(*first))
     }
 
-    /// Puts a piece in its place, if its cluster `is_missing` by its first frame. `lender`: a buffer which its bytes are in from
-    /// that place on, and may stay in.
-    pub(crate) fn put(
-        &mut self,
-        now: Instant,
-        counter: u64,
-        piece: &Piece<'_>,
-        lender: Option<(&Received, usize)>,
-        is_missing: impl Fn(u64) -> bool,
-    ) -> Put {
-        if piece.offset().is_err() {
-            return Put::Useless;
-        }
+    /// Puts a piece in its place.
+    pub(crate) fn put(&mut self, now: Instant, counter: u64, piece: &Piece<'_>) -> Put {
+        let Ok(at) = piece.offset() else { return Put::Useless };
         if piece.pieces == 1 {
-            if !is_missing(piece.first.0) {
-                return Put::Useless;
-            }
             // Most clusters that compress well: nothing to keep.
-            self.open.remove(&piece.first.0);
-            return self.decoded(piece.codec, piece.data, piece.first, piece.gap);
+            if let Some(open) = self.open.remove(&piece.first.0) {
+                self.recycle(open.buf);
+            }
+            let mut buf = buffer(&mut self.pool);
+            return match decode(&mut buf, &mut self.zstd, piece.codec, piece.data) {
+                Some(len) => Put::Whole(Whole { first: piece.first, gap: piece.gap, buf, len }),
+                None => {
+                    self.recycle(buf);
+                    Put::Broken
+                }
+            };
+        }
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&piece.first.0) {
+            return Put::Useless;
         }
         // A client may begin to count anywhere.
         let last_counter = counter.saturating_add(u64::from(piece.pieces - 1 - piece.piece));
-        let room = self.open.len() < MAX_OPEN;
-        let lender = lender.filter(|_| self.open.len() < MAX_KEPT);
-        let open = match self.open.entry(piece.first.0) {
-            // Those that another one has covered are forgotten from time to time.
-            Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(place) if room && is_missing(piece.first.0) => place.insert(Open {
-                build: piece.build,
-                codec: piece.codec,
-                pieces: piece.pieces,
-                have: 0,
-                length: piece.length,
-                data: Scattered::new(usize::from(piece.pieces), piece.length as usize),
-                gap: piece.gap,
-                last_counter,
-                touched: now,
-                asked: 0,
-                answer: (0, 0),
-                fruitless: 0,
-            }),
-            Entry::Vacant(_) => return Put::Useless,
-        };
+        let pool = &mut self.pool;
+        let open = self.open.entry(piece.first.0).or_insert_with(|| Open {
+            build: piece.build,
+            codec: piece.codec,
+            pieces: piece.pieces,
+            have: 0,
+            length: piece.length,
+            buf: buffer(pool),
+            gap: piece.gap,
+            last_counter,
+            touched: now,
+            asked: 0,
+            answer: (0, 0),
+            fruitless: 0,
+        });
         let same = (open.build, open.codec, open.pieces, open.length)
             == (piece.build, piece.codec, piece.pieces, piece.length);
         if !same {
             // The client read it again and found other bytes: what came before belongs to nothing any more.
             (open.build, open.codec, open.pieces, open.length) = (piece.build, piece.codec, piece.pieces, piece.length);
             (open.have, open.last_counter, open.touched, open.asked) = (0, last_counter, now, 0);
-            open.data = Scattered::new(usize::from(piece.pieces), piece.length as usize);
         }
         let bit = 1 << piece.piece;
         if open.have & bit != 0 {
             return Put::Useless;
         }
-        open.data.put(usize::from(piece.piece), piece.data, lender);
+        // The length was checked when the piece was parsed, so that it is in the buffer.
+        let Some(place) = open.buf.get_mut(at..at + piece.data.len()) else { return Put::Useless };
+        place.copy_from_slice(piece.data);
         open.have |= bit;
         open.touched = now;
         open.fruitless = 0;
@@ -210,26 +188,16 @@ impl Assembly {
             return Put::Open;
         }
         let Some(open) = self.open.remove(&piece.first.0) else { return Put::Useless };
-        if !open.data.is_whole() {
-            return Put::Broken;
+        let (length, whole) = (open.length as usize, |buf, len| Whole { first: piece.first, gap: open.gap, buf, len });
+        if open.codec == Codec::Raw {
+            return Put::Whole(whole(open.buf, length));
         }
-        let head = open.data.pieces().next().map_or(0, <[u8]>::len);
-        if open.codec == Codec::Raw && head >= MAX_INDEX_LEN {
-            let (bytes, len) = (Bytes::Apart(open.data), open.length as usize);
-            return Put::Whole(Whole { first: piece.first, gap: open.gap, bytes, len });
-        }
-        let mut encoded = std::mem::take(&mut self.encoded);
-        let bytes = Bytes::Apart(open.data);
-        let put = self.decoded(open.codec, bytes.gather(&mut encoded), piece.first, open.gap);
-        self.encoded = encoded;
-        put
-    }
-
-    /// A cluster all of which came, decoded into a buffer.
-    fn decoded(&mut self, codec: Codec, encoded: &[u8], first: Pfn, gap: u32) -> Put {
         let mut buf = buffer(&mut self.pool);
-        match decode(&mut buf, &mut self.zstd, codec, encoded) {
-            Some(len) => Put::Whole(Whole { first, gap, bytes: Bytes::Together(buf), len }),
+        let encoded = open.buf.get(..length).unwrap_or(&[]);
+        let decoded = decode(&mut buf, &mut self.zstd, open.codec, encoded);
+        self.recycle(open.buf);
+        match decoded {
+            Some(len) => Put::Whole(whole(buf, len)),
             None => {
                 self.recycle(buf);
                 Put::Broken
@@ -283,7 +251,9 @@ impl Assembly {
             });
         }
         for first in hopeless {
-            self.open.remove(&first);
+            if let Some(open) = self.open.remove(&first) {
+                self.recycle(open.buf);
+            }
         }
         repairs
     }

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use netdump_core::wire::v6::cluster::{Index, Piece, PAGE};
+use netdump_core::wire::v6::cluster::{Cluster, Content, Piece, PAGE};
 use netdump_core::wire::v6::message::{Place, Progress, Repair, Segment, SegmentId, Turn, MAX_REPAIRS, MAX_SEGMENTS};
 use netdump_core::wire::Pfn;
 
 use super::assemble::{Assembly, Put};
 use super::coverage::{Had, Missing};
 use super::rate::Rate;
-use crate::event::{Absence, Bytes, Event, PageBuf, Pages, Received, Resumed, Run};
+use crate::event::{Absence, Event, PageBuf, Pages, Resumed, Run};
 use crate::tools::Events;
 
 /// Segments that the client works on at a time, beside those that are granted again.
@@ -155,12 +155,6 @@ impl Memory6 {
         self.assembly.recycle(buf);
     }
 
-    fn drop_bytes(&mut self, bytes: Bytes) {
-        if let Some(buf) = bytes.into_buf() {
-            self.recycle(buf);
-        }
-    }
-
     /// What the client is to work on, the most urgent first.
     pub(crate) fn segments(&mut self) -> Vec<Segment> {
         while self.active.len() < MAX_SEGMENTS {
@@ -186,18 +180,14 @@ impl Memory6 {
         self.active.iter().filter(|active| !active.finished).map(|active| active.segment).collect()
     }
 
-    /// A piece came, if `lender` says so in a buffer that its bytes may stay in.
-    pub(crate) fn on_piece(
-        &mut self,
-        now: Instant,
-        counter: u64,
-        piece: &Piece<'_>,
-        lender: Option<(&Received, usize)>,
-        events: &mut Events,
-    ) -> Came {
+    /// A piece came.
+    pub(crate) fn on_piece(&mut self, now: Instant, counter: u64, piece: &Piece<'_>, events: &mut Events) -> Came {
         let mut came = Came::default();
-        let missing = &self.missing;
-        let whole = match self.assembly.put(now, counter, piece, lender, |first| missing.holds(first)) {
+        if !self.missing.holds(piece.first.0) {
+            came.useless = true;
+            return came;
+        }
+        let whole = match self.assembly.put(now, counter, piece) {
             Put::Open => return came,
             Put::Useless => {
                 came.useless = true;
@@ -209,31 +199,32 @@ impl Memory6 {
             }
             Put::Whole(whole) => whole,
         };
-        let Ok(index) = Index::parse(whole.first, whole.head(), whole.len) else {
-            self.drop_bytes(whole.bytes);
+        let decoded = whole.buf.get(..whole.len).unwrap_or(&[]);
+        let Ok(cluster) = Cluster::parse(whole.first, decoded) else {
+            self.assembly.recycle(whole.buf);
             came.broken = true;
             return came;
         };
-        let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..index.end().0;
+        let frames = whole.first.0 - u64::from(whole.gap).min(whole.first.0)..cluster.end().0;
         // A cluster that begins with a page of the first turn may be the answer to a repair of that turn, and says nothing about
         // what lies between its pages; or the client sends that page in both turns, and everything else must not be lost with it.
         let is_over = self.turn == Turn::Second && self.had.holds(whole.first.0);
-        let own = if is_over { contents(&index) } else { vec![frames.clone()] };
+        let own = if is_over { contents(&cluster) } else { vec![frames.clone()] };
         if !own.iter().all(|frames| self.missing.may_remove(frames.clone())) {
             came.useless = true;
-            self.drop_bytes(whole.bytes);
+            self.assembly.recycle(whole.buf);
             return came;
         }
-        let runs = runs(&index, &self.missing, &self.had);
+        let runs = runs(&cluster, &self.missing, &self.had, whole.len);
         let pages = runs.iter().map(|run| run.count).sum::<u64>();
         came.pages = runs.iter().filter(|run| run.at.is_some()).map(|run| run.count).sum();
         // Empty in the second turn, which is most of a dump: nothing is allocated then.
         let early = runs.iter().filter(|_| self.turn == Turn::First);
         let early: Vec<Range<u64>> = early.map(|run| run.first.0..run.first.0 + run.count).collect();
         if runs.is_empty() {
-            self.drop_bytes(whole.bytes);
+            self.assembly.recycle(whole.buf);
         } else {
-            events.push(Event::Pages(Pages { runs, data: whole.bytes }));
+            events.push(Event::Pages(Pages { runs, data: whole.buf }));
         }
         for frames in early {
             self.had.add(frames.clone());
@@ -393,49 +384,53 @@ fn fresh(ranges: &[Range<u64>]) -> VecDeque<Range<u64>> {
 }
 
 /// The frames whose pages a cluster holds, ascending.
-fn contents(index: &Index<'_>) -> Vec<Range<u64>> {
+fn contents(cluster: &Cluster<'_>) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    index.for_each(|first, run| {
-        let end = first.0.saturating_add(u64::from(run.pages));
+    cluster.for_each(|content| {
+        let (first, count) = match content {
+            Content::Page(pfn, _) => (pfn.0, 1),
+            Content::Zeroes(pfn, count) => (pfn.0, u64::from(count)),
+        };
+        let end = first.saturating_add(count);
         match ranges.last_mut() {
-            Some(last) if last.end == first.0 => last.end = end,
-            _ => ranges.push(first.0..end),
+            Some(last) if last.end == first => last.end = end,
+            _ => ranges.push(first..end),
         }
     });
     ranges
 }
 
-/// What of a cluster is to be handed over: not what is there already, nor what was not asked for.
-fn runs(index: &Index<'_>, missing: &Missing, had: &Had) -> Vec<Run> {
+/// What of a cluster of `len` bytes is to be handed over: not what is there already, nor what was not asked for.
+fn runs(cluster: &Cluster<'_>, missing: &Missing, had: &Had, len: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::with_capacity(1);
-    // The pages stand behind the index, whole.
-    let mut at = index.len();
-    index.for_each(|first, run| {
-        let frames = first.0..first.0.saturating_add(u64::from(run.pages));
-        if run.zero {
-            for part in missing.within(frames) {
+    // The pages stand at the end, whole.
+    let mut selected = 0;
+    cluster.for_each(|content| selected += usize::from(matches!(content, Content::Page(..))));
+    let mut at = len.saturating_sub(selected * PAGE);
+    cluster.for_each(|content| match content {
+        Content::Page(pfn, _) => {
+            let place = at;
+            at += PAGE;
+            if !missing.holds(pfn.0) || had.holds(pfn.0) {
+                return;
+            }
+            match runs.last_mut() {
+                Some(Run { first, count, at: Some(start) })
+                    if first.0 + *count == pfn.0 && *start + *count as usize * PAGE == place =>
+                {
+                    *count += 1;
+                }
+                _ => runs.push(Run { first: pfn, count: 1, at: Some(place) }),
+            }
+        }
+        Content::Zeroes(pfn, count) => {
+            for part in missing.within(pfn.0..pfn.0.saturating_add(u64::from(count))) {
                 if had.count(part.clone()) == 0 {
                     runs.push(Run { first: Pfn(part.start), count: part.end - part.start, at: None });
                     continue;
                 }
                 let news = part.filter(|pfn| !had.holds(*pfn));
                 runs.extend(news.map(|pfn| Run { first: Pfn(pfn), count: 1, at: None }));
-            }
-            return;
-        }
-        for pfn in frames {
-            let place = at;
-            at += PAGE;
-            if !missing.holds(pfn) || had.holds(pfn) {
-                continue;
-            }
-            match runs.last_mut() {
-                Some(Run { first, count, at: Some(start) })
-                    if first.0 + *count == pfn && *start + *count as usize * PAGE == place =>
-                {
-                    *count += 1;
-                }
-                _ => runs.push(Run { first: Pfn(pfn), count: 1, at: Some(place) }),
             }
         }
     });
@@ -448,8 +443,6 @@ pub(crate) const GRANT_INTERVAL: Duration = Duration::from_millis(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-
     use netdump_core::wire::v6::cluster::{emit_index, Run as Frames, MAX_INDEX_LEN};
     use netdump_core::wire::v6::Codec;
 
@@ -476,7 +469,7 @@ mod tests {
         let mut events = Events::default();
         let frames = |skip, pages, zero| Frames { skip, pages, zero };
         let mut put = |memory: &mut Memory6, first, runs: &[Frames]| {
-            let came = memory.on_piece(now, 0, &piece(first, &cluster(runs)), None, &mut events);
+            let came = memory.on_piece(now, 0, &piece(first, &cluster(runs)), &mut events);
             assert!(!came.broken);
             let mut handed = None;
             while let Some(event) = events.pop() {
@@ -498,7 +491,7 @@ mod tests {
             [(3, 1, true), (6, 4, true), (7, 0, true), (8, 0, true), (9, 0, true), (20, 0, true), (21, 0, true)]
         );
         assert_eq!((count, pages.count()), (2, 7));
-        memory.drop_bytes(pages.data);
+        memory.recycle(pages.data);
         assert!(put(&mut memory, 3, &[frames(0, 4, false)]).is_none());
         // A thousand pages of zeroes in one datagram are one buffer.
         let (count, pages) = put(&mut memory, 1000, &[frames(0, 32, true); 32]).unwrap();
@@ -512,12 +505,12 @@ mod tests {
         let mut memory = Memory6::new(std::slice::from_ref(&(0..10)), Turn::First, now);
         let mut events = Events::default();
         let run = |skip, pages| Frames { skip, pages, zero: false };
-        memory.on_piece(now, 0, &piece(4, &cluster(&[run(0, 2)])), None, &mut events);
+        memory.on_piece(now, 0, &piece(4, &cluster(&[run(0, 2)])), &mut events);
         memory.account(0..10, 0, &mut events);
         assert!(!memory.is_done() && memory.turn == Turn::Second && memory.missing() == 10);
         while events.pop().is_some() {}
         // 4 and 5 again, 8 and 9 for the first time: what is between them is known from the clusters of this turn alone.
-        let came = memory.on_piece(now, 1, &piece(4, &cluster(&[run(0, 2), run(2, 2)])), None, &mut events);
+        let came = memory.on_piece(now, 1, &piece(4, &cluster(&[run(0, 2), run(2, 2)])), &mut events);
         assert_eq!((came.useless, came.pages), (false, 2));
         let missing: Vec<_> = memory.missing.within(0..10).collect();
         assert_eq!(missing, [0..4, 6..8]);
@@ -528,69 +521,5 @@ mod tests {
                 other => panic!("{other:?}: nothing is known to be left out"),
             }
         }
-    }
-
-    /// The pieces of an encoded cluster, each as long as `each`.
-    fn pieces(first: u64, build: u32, bytes: &[u8], each: usize) -> Vec<Piece<'_>> {
-        let count = bytes.len().div_ceil(each) as u8;
-        let piece = |(n, data)| Piece {
-            piece: n as u8,
-            pieces: count,
-            build,
-            length: bytes.len() as u32,
-            ..piece(first, data)
-        };
-        bytes.chunks(each).enumerate().map(piece).collect()
-    }
-
-    #[test]
-    fn pieces_are_put_together_wherever_they_are_kept() {
-        let now = Instant::now();
-        let mut events = Events::default();
-        let mut memory = Memory6::new(std::slice::from_ref(&(0..64)), Turn::Second, now);
-        let runs = [Frames { skip: 0, pages: 16, zero: false }];
-        let (bytes, other) = (cluster(&runs), cluster(&[Frames { skip: 0, pages: 15, zero: false }]));
-        for (first, lend) in [(0, [0, 0, 0]), (16, [1, 1, 1]), (32, [1, 2, 3]), (48, [0, 1, 2])] {
-            // Pieces of another build, which go nowhere.
-            for piece in pieces(first, 7, &other, 1376).iter().take(9) {
-                assert_eq!(memory.on_piece(now, 0, piece, None, &mut events).pages, 0);
-            }
-            // Buffers that hold them all, each behind a header; the last comes first.
-            let padded: Vec<u8> = bytes.chunks(1376).flat_map(|piece| [&[0xee; 40], piece].concat()).collect();
-            let buffers: Vec<Received> = (0..3).map(|_| Arc::new(padded.clone())).collect();
-            let mut came = 0;
-            for (n, piece) in pieces(first, 1, &bytes, 1376).iter().enumerate().rev() {
-                let buffer: usize = lend[n % 3];
-                let lender = buffer.checked_sub(1).map(|buffer| (&buffers[buffer], n * 1416 + 40));
-                came += memory.on_piece(now, 0, piece, lender, &mut events).pages;
-            }
-            assert_eq!(came, 16);
-            let kept = buffers.iter().filter(|buffer| Arc::strong_count(buffer) > 1).count();
-            let lent = lend.iter().copied().max().unwrap();
-            assert_eq!(kept, lent.min(1));
-            let Some(Event::Pages(pages)) = events.pop() else { panic!("no pages") };
-            assert!(pages.held() >= kept * padded.len());
-            let mut seen = Vec::new();
-            pages.each(|pfn, page| seen.push((pfn.0, page[0], page.iter().all(|byte| *byte == page[0]))));
-            let expected: Vec<_> = (0..16).map(|n| (first + n, n as u8 + 1, true)).collect();
-            assert_eq!(seen, expected);
-            while events.pop().is_some() {}
-        }
-        assert_eq!((memory.assembly.len(), memory.missing()), (0, 0));
-    }
-
-    #[test]
-    fn pieces_that_do_not_fill_their_cluster_are_no_pages() {
-        let now = Instant::now();
-        let mut events = Events::default();
-        let mut memory = Memory6::new(std::slice::from_ref(&(0..64)), Turn::Second, now);
-        let bytes = cluster(&[Frames { skip: 0, pages: 2, zero: false }]);
-        let mut pieces = pieces(0, 1, &bytes, 3000);
-        pieces[1].data = &pieces[1].data[..1000];
-        for (n, piece) in pieces.iter().enumerate() {
-            let came = memory.on_piece(now, 0, piece, None, &mut events);
-            assert_eq!((came.pages, came.broken), (0, n == 2), "{n}");
-        }
-        assert!(events.pop().is_none() && memory.missing() == 64 && memory.assembly.len() == 0);
     }
 }

@@ -167,9 +167,9 @@ impl Rate {
         }
     }
 
-    /// So many `datagrams` came; `next` is the highest counter so far plus 1, `credit` what was granted.
-    pub(crate) fn received(&mut self, now: Instant, datagrams: u64, next: u64, credit: u64) {
-        self.round.received += datagrams;
+    /// A datagram came; `next` is the highest counter so far plus 1, `credit` what was granted.
+    pub(crate) fn received(&mut self, now: Instant, next: u64, credit: u64) {
+        self.round.received += 1;
         if next < self.round.until {
             return;
         }
@@ -291,7 +291,7 @@ mod tests {
             let took = rtt.max(Duration::from_secs_f64(sent as f64 / rate));
             it.measured(now, took);
             for n in 0..sent {
-                it.received(now + took * (n as u32 + 1) / sent as u32, 1, next + n + 1, credit);
+                it.received(now + took * (n as u32 + 1) / sent as u32, next + n + 1, credit);
             }
             now += took;
             next += sent;
@@ -329,7 +329,7 @@ mod tests {
             for n in 0..sent {
                 let fits = waits || n * room.min(sent) / sent != (n + 1) * room.min(sent) / sent;
                 if fits && chance() >= loss {
-                    it.received(now + took * (n as u32 + 1) / sent as u32, 1, next + n + 1, credit);
+                    it.received(now + took * (n as u32 + 1) / sent as u32, next + n + 1, credit);
                     came += u64::from(now + Duration::from_secs(10) > end);
                 }
             }
